@@ -1,0 +1,1 @@
+"""Entry points, one a file; see `recipes.py` for the named configurations."""

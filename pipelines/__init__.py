@@ -1,0 +1,1 @@
+"""The data pipeline around the network: sources, shards, embeddings, indexes, snapshots."""

@@ -1,0 +1,36 @@
+"""What can go wrong around the network, split by what the caller does next.
+
+```
+AgmanError
+├── InvalidInput          the person's mistake: one line, exit code 2      (agman.errors)
+├── BadSample             one image: quarantined and counted               (agman.errors)
+├── CheckpointMismatch    the weights do not fit: choose another model     (agman.errors)
+├── CorruptShard          stored bytes differ from their digest: make the unit again
+├── GateFailed            the new snapshot is not good enough: the old one goes on serving
+├── StaleSnapshot         somebody else published meanwhile: plan again
+├── CommitUnknown         a swap whose outcome could not be read back: look before acting
+└── StorageUnavailable    transient: the only one that is retried
+```
+"""
+
+from agman.errors import AgmanError
+
+
+class CorruptShard(AgmanError):
+    """Stored bytes that differ from what their receipt or manifest says."""
+
+
+class GateFailed(AgmanError):
+    """A quality gate refused the new snapshot; the published one goes on serving."""
+
+
+class StaleSnapshot(AgmanError):
+    """The published snapshot changed since this run read it."""
+
+
+class CommitUnknown(AgmanError):
+    """The reply of a swap was lost and reading back did not settle whether it happened."""
+
+
+class StorageUnavailable(AgmanError):
+    """A transient failure of storage or of a source: worth another try."""

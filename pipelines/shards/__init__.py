@@ -1,0 +1,1 @@
+"""Shards: WebDataset tars with an index each."""

@@ -1,0 +1,1 @@
+"""One storage interface over memory, local disk and S3."""
