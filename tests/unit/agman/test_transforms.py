@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from agman.errors import InvalidInput
+from agman.transforms import Augmentation, Preprocess, augment, normalise
+
+
+def batch(num_images: int = 64, side: int = 16) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (num_images, 3, side, side), generator=torch.Generator().manual_seed(1)
+    ).byte()
+
+
+def test_preprocess_round_trip_and_digest() -> None:
+    preprocess = Preprocess(image_size=256, mean=(0.5, 0.5, 0.5))
+    assert Preprocess.from_json(preprocess.to_json()) == preprocess
+    assert Preprocess.from_json(preprocess.to_json()).digest == preprocess.digest
+    assert preprocess.digest != Preprocess().digest
+
+
+def test_other_reading_rule_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="reading rule 99"):
+        Preprocess.from_json({**Preprocess().to_json(), "reading_rule": 99})
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"image_size": 224, "mean": [1], "std": [1, 1, 1]}, {"image_size": 3}]
+)
+def test_malformed_preprocess_is_refused(document: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        Preprocess.from_json(document)
+
+
+def test_normalise_is_the_imagenet_rule() -> None:
+    pixels = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
+    expected = (1.0 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(normalise(pixels, Preprocess())[1, :, 2, 3], expected)
+
+
+def test_flip_mirrors_about_half_and_changes_nothing_else() -> None:
+    pixels = batch()
+    changed = augment(pixels, torch.Generator().manual_seed(3))
+    same = (changed == pixels).flatten(1).all(1)
+    mirrored = (changed == pixels.flip(-1)).flatten(1).all(1)
+    assert (same ^ mirrored).all()
+    assert 16 < int(mirrored.sum()) < 48
+
+
+@pytest.mark.parametrize(
+    "policy", [Augmentation(max_shift=0.2), Augmentation(max_zoom=0.2), Augmentation(max_colour=0.3)]
+)
+def test_each_change_is_seeded_and_has_an_effect(policy: Augmentation) -> None:
+    pixels = batch()
+    first, again = (augment(pixels, torch.Generator().manual_seed(5), policy) for _ in range(2))
+    plain = augment(pixels, torch.Generator().manual_seed(5))
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, plain)
+
+
+def test_input_is_left_alone() -> None:
+    pixels = batch()
+    before = pixels.clone()
+    augment(pixels, torch.Generator().manual_seed(5), Augmentation(flip=False)).zero_()
+    augment(pixels, torch.Generator().manual_seed(5), Augmentation(max_colour=0.5)).zero_()
+    assert torch.equal(pixels, before)
