@@ -1,0 +1,120 @@
+"""What a source says about each picture: a key, where its bytes are, their version, the shop's columns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+ROLES = ("train", "valid", "test", "query", "candidate")
+"""What a picture is for in an experiment; a plain catalog has none."""
+
+LABELS = pa.map_(pa.string(), pa.list_(pa.string()))
+"""Attribute -> value names. A list, because DeepFashion's pictures carry several values of one attribute."""
+
+RECORD_FIELDS = pa.schema(
+    [
+        pa.field("key", pa.string()),  # stable id; "" where the source has none: the caller quarantines it
+        pa.field("uri", pa.string()),  # where `fetch` finds the bytes
+        pa.field("token", pa.string()),  # changes when the bytes change; "" = unknown, look at the bytes
+        pa.field("role", pa.string()),  # one of ROLES, or null
+        pa.field("labels", LABELS),  # an empty map = none
+    ]
+)
+
+RESERVED = frozenset({"sha256", "shard", "part", "row", "status", "error", *RECORD_FIELDS.names})
+"""Column names with a meaning of ours in the catalog."""
+
+BATCH_ROWS = 4096
+
+
+class Source(Protocol):
+    """Where a catalog comes from; `open_source` makes one."""
+
+    @property
+    def name(self) -> str:
+        """For people, such as "folder ./pictures"."""
+        ...
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Give the records as a stream.
+
+        Yields:
+            Batches of one schema: RECORD_FIELDS first, then the shop's own columns.
+
+        Raises:
+            InvalidInput: if the source cannot be read as a whole.
+        """
+        ...
+
+
+def shop_names(names: Sequence[str]) -> dict[str, str]:
+    """Name the shop's columns as the catalog carries them.
+
+    Args:
+        names: the shop's column names, all different.
+
+    Returns:
+        Shop name -> catalog name: itself, or `shop_<name>` where we use the name. Letter case counts for
+        nothing, because SQL engines ignore it: "Key" beside "key" could not be queried.
+    """
+    carried: dict[str, str] = {}
+    taken = set(RESERVED)
+    for name in sorted(names, key=lambda name: name.lower() in RESERVED):  # plain names keep theirs
+        free = name
+        while free.lower() in taken:
+            free = f"shop_{free}"
+        carried[name] = free
+        taken.add(free.lower())
+    return {name: carried[name] for name in names}
+
+
+def label_maps(labels: Sequence[Mapping[str, Sequence[str]]]) -> pa.MapArray:
+    """Pack one mapping of attribute -> value names a record.
+
+    Args:
+        labels: one mapping a record; empty for none.
+
+    Returns:
+        An array of type LABELS.
+    """
+    return pa.array([[(name, list(values)) for name, values in row.items()] for row in labels], LABELS)
+
+
+def no_labels(num_records: int) -> pa.MapArray:
+    """Pack `num_records` empty label maps."""
+    return label_maps([{}] * num_records)
+
+
+def record_batch(
+    *,
+    keys: pa.Array,
+    uris: pa.Array,
+    tokens: pa.Array,
+    roles: pa.Array | None = None,
+    labels: pa.Array | None = None,
+    shop: Mapping[str, pa.Array] | None = None,
+) -> pa.RecordBatch:
+    """Put a batch together in the order every reader expects.
+
+    Args:
+        keys: [N] strings.
+        uris: [N] strings.
+        tokens: [N] strings.
+        roles: [N] strings or nulls; None for no roles.
+        labels: [N] of type LABELS; None for no labels.
+        shop: the shop's columns of N rows by their catalog name.
+
+    Returns:
+        A batch of N rows: RECORD_FIELDS, then the shop's columns in the order given.
+    """
+    num_records = len(keys)
+    shop = shop or {}
+    record = [
+        keys,
+        uris,
+        tokens,
+        pa.nulls(num_records, pa.string()) if roles is None else roles,
+        no_labels(num_records) if labels is None else labels,
+    ]
+    fields = [*RECORD_FIELDS, *(pa.field(name, column.type) for name, column in shop.items())]
+    return pa.RecordBatch.from_arrays([*record, *shop.values()], schema=pa.schema(fields))

@@ -1,0 +1,80 @@
+"""Version tokens: a word about a file that changes when its bytes change, got without reading them."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from agman.errors import BadSample
+from pipelines.errors import StorageUnavailable
+from pipelines.sources.fetch import local_path, remote_file, scheme_of, translated
+
+LOOKUP_THREADS = 16
+"""Requests in flight: a lookup is a round trip, so a batch of 4,096 takes 256 of them in a row."""
+
+_DIGESTS = ("ETag", "etag", "md5Hash", "checksum", "crc32c")
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+
+
+def file_token(found: os.stat_result) -> str:
+    """Return the token of a local file: its size and the time it was last written."""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def version_token(uri: str) -> str:
+    """Return the token of the bytes behind a URI.
+
+    Args:
+        uri: as `fetch` takes it.
+
+    Returns:
+        A token, or "" where none can be told: a missing file, an unknown scheme, a server that does not say.
+    """
+    path = local_path(uri)
+    try:
+        if path is not None:
+            return file_token(path.stat())
+        if scheme_of(uri) == "generated":
+            return f"v{uri.split('/')[1]}"
+        with translated(uri):
+            filesystem, remote_path = remote_file(uri)
+            return _remote_token(filesystem.info(remote_path))
+    # Whatever is wrong is said when the bytes are fetched; here it only means "look at the bytes".
+    except (OSError, ValueError, IndexError, BadSample, StorageUnavailable):
+        return ""
+
+
+def _remote_token(facts: Mapping[str, Any]) -> str:
+    for name in _DIGESTS:
+        if facts.get(name):
+            return str(facts[name]).strip('"')
+    for name in _TIMES:
+        if facts.get(name):
+            return f"{facts.get('size')}-{facts[name]}"
+    return ""
+
+
+@contextmanager
+def token_lookup() -> Iterator["TokenLookup"]:
+    """Give a lookup with its threads, which end with the block."""
+    with ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="token") as pool:
+        yield TokenLookup(pool)
+
+
+class TokenLookup:
+    """Looks tokens up, remote ones many at a time."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        """Keep the pool that asks remote servers."""
+        self._pool = pool
+
+    def __call__(self, uris: Sequence[str]) -> list[str]:
+        """Return one token a URI, "" where the URI is empty or the token unknown."""
+        known = ["" if uri == "" or local_path(uri) is None else version_token(uri) for uri in uris]
+        remote = [index for index, uri in enumerate(uris) if uri and local_path(uri) is None]
+        for index, token in zip(
+            remote, self._pool.map(version_token, [uris[index] for index in remote]), strict=True
+        ):
+            known[index] = token
+        return known
