@@ -1,5 +1,6 @@
 """The head: one attribute looks at an image's features and returns a unit vector."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -83,8 +84,9 @@ class AttributeHead(nn.Module):
     def _scores(self, keys: Tensor, question: Tensor) -> Tensor:
         """Match keys [N, D, H, W] with attribute embeddings [N, D]: [N, H, W]."""
         query = functional.silu(self.attr_transform1(question))
-        scores = torch.bmm(query.unsqueeze(1), keys.flatten(2)) / keys.shape[1] ** 0.5
-        return scores.view(-1, *keys.shape[2:])
+        num_pairs, width, height_places, width_places = keys.shape
+        scores = torch.bmm(query.unsqueeze(1), keys.flatten(2))
+        return scores.view(num_pairs, height_places, width_places) / math.sqrt(width)
 
     def _to_unit(self, pooled: Tensor, question: Tensor, attribute_index: Tensor) -> Tensor:
         """Choose channels of [N, D] by the attribute and scale to unit norm."""

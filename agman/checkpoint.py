@@ -1,0 +1,226 @@
+"""Model files: a folder of safetensors and JSON, and the checkpoints the authors published."""
+
+import codecs
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agman.errors import CheckpointMismatch, InvalidInput
+from agman.model import AGMAN, ModelConfig
+from agman.taxonomy import Attribute, Taxonomy
+from agman.transforms import Preprocess
+
+WEIGHTS = "weights.safetensors"
+"""Name of the file of tensors within a model's folder."""
+CONFIG = "config.json"
+"""Name of the file that describes the tensors; written last, so a folder without it is not finished."""
+_PUBLISHED_PREFIX = "embeddingnet."
+# The authors' "prec" may be a numpy scalar; these rebuild one and can do nothing else.
+_REBUILD_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+_NUMPY_SCALAR: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_REBUILD_SCALAR, "numpy.core.multiarray.scalar"),
+    (_REBUILD_SCALAR, "numpy._core.multiarray.scalar"),
+    (codecs.encode, "_codecs.encode"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
+
+
+class LoadedModel(NamedTuple):
+    """A model in eval mode on the CPU, with everything that decides its embeddings."""
+
+    model: AGMAN
+    """The network with its weights."""
+    taxonomy: Taxonomy
+    """The attributes, in the order of the network's tables."""
+    preprocess: Preprocess
+    """How its images are read."""
+    digest: str
+    """Identity of the three above, as `model_digest`."""
+
+
+def model_digest(weights: Mapping[str, Tensor], taxonomy: Taxonomy, preprocess: Preprocess) -> str:
+    """Name a model by everything its embeddings depend on.
+
+    Args:
+        weights: the state dict.
+        taxonomy: the attributes, in order.
+        preprocess: how images are read.
+
+    Returns:
+        64 hex digits: sha256 over the tensors by name with dtype, shape and bytes, then both digests.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        # Read as bytes, since numpy knows no bfloat16; reshape, since a scalar has no last dimension.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(f"{taxonomy.digest}\0{preprocess.digest}".encode())
+    return digest.hexdigest()
+
+
+def save_model(
+    model: AGMAN,
+    taxonomy: Taxonomy,
+    preprocess: Preprocess,
+    folder: str | Path,
+    *,
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a model's folder.
+
+    Args:
+        model: the network.
+        taxonomy: its attributes, in order.
+        preprocess: how its images are read.
+        folder: made if absent; files in it are replaced.
+        extra: kept in config.json beside the rest, outside the digest: metrics, training settings.
+
+    Returns:
+        The model's digest.
+
+    Raises:
+        InvalidInput: if taxonomy and network disagree on the number of attributes.
+    """
+    if len(taxonomy) != model.num_attributes:
+        raise InvalidInput(f"the network has {model.num_attributes} attributes, the taxonomy {len(taxonomy)}")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    digest = model_digest(weights, taxonomy, preprocess)
+    description = {
+        "format": 1,
+        "digest": digest,
+        "architecture": model.config.to_json(),
+        "taxonomy": taxonomy.to_json(),
+        "preprocess": preprocess.to_json(),
+        "extra": dict(extra or {}),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial_weights, partial_config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
+    save_file(weights, partial_weights)
+    partial_config.write_text(json.dumps(description, indent=2) + "\n")
+    os.replace(partial_weights, folder / WEIGHTS)
+    os.replace(partial_config, folder / CONFIG)
+    return digest
+
+
+def load_model(folder: str | Path) -> LoadedModel:
+    """Read a model's folder and verify every tensor and the digest.
+
+    Raises:
+        InvalidInput: if the folder holds no model.
+        CheckpointMismatch: if tensors, description and digest do not belong together.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InvalidInput(f"no model at {folder}: {name} is missing")
+    try:
+        description = json.loads((folder / CONFIG).read_text())
+        config = ModelConfig.from_json(description["architecture"])
+        taxonomy = Taxonomy.from_json(description["taxonomy"])
+        preprocess = Preprocess.from_json(description["preprocess"])
+        named: str = description["digest"]
+        weights = load_file(folder / WEIGHTS)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointMismatch(f"{folder} cannot be read: {error!r}") from error
+    model = _assemble(config, len(taxonomy), weights, str(folder / WEIGHTS))
+    digest = model_digest(weights, taxonomy, preprocess)
+    if digest != named:
+        raise CheckpointMismatch(f"{folder}: {CONFIG} names digest {named}, its files give {digest}")
+    return LoadedModel(model, taxonomy, preprocess, digest)
+
+
+def load_published(
+    path: str | Path,
+    *,
+    taxonomy: Taxonomy | None = None,
+    preprocess: Preprocess | None = None,
+    trunk: str = "resnet50",
+) -> LoadedModel:
+    """Read a checkpoint of the authors' code, `{"epoch", "state_dict", "prec"}`.
+
+    Nothing in the file is executed: it is unpickled with torch's restricted reader.
+
+    Args:
+        path: the .pth.tar file.
+        taxonomy: its attributes, in order; attribute_0, attribute_1, ... if left out.
+        preprocess: the published one if left out: 224 pixels, ImageNet normalisation.
+        trunk: the ResNet it was trained with.
+
+    Raises:
+        InvalidInput: if there is no such file.
+        CheckpointMismatch: if it is no such checkpoint; the message names the first wrong tensor.
+    """
+    weights = _published_weights(Path(path))
+    if "masks.weight" not in weights or weights["masks.weight"].ndim != 2:
+        raise CheckpointMismatch(f"{path}: masks.weight expected [attributes, dimensions], found none")
+    num_attributes, embedding_dim = weights["masks.weight"].shape
+    if taxonomy is None:
+        taxonomy = Taxonomy(tuple(Attribute(f"attribute_{i}", ("unknown",)) for i in range(num_attributes)))
+    if len(taxonomy) != num_attributes:
+        raise CheckpointMismatch(
+            f"{path}: masks.weight expected {len(taxonomy)} rows for the taxonomy, found {num_attributes}"
+        )
+    config = ModelConfig(trunk=trunk, embedding_dim=embedding_dim)
+    model = _assemble(config, num_attributes, weights, str(path))
+    preprocess = preprocess or Preprocess()
+    return LoadedModel(model, taxonomy, preprocess, model_digest(model.state_dict(), taxonomy, preprocess))
+
+
+def _published_weights(path: Path) -> dict[str, Tensor]:
+    """Read the state dict without prefix and without the trunk's unused ImageNet classifier."""
+    if not path.is_file():
+        raise InvalidInput(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALAR):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointMismatch(f"{path} is no checkpoint of plain tensors: {error}") from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise CheckpointMismatch(f"{path}: expected a 'state_dict' of tensors, found {type(state).__name__}")
+    names = {name: str(name).removeprefix(_PUBLISHED_PREFIX) for name in state}
+    return {names[n]: t for n, t in state.items() if not names[n].startswith("backbonenet.fc.")}
+
+
+def _assemble(config: ModelConfig, num_attributes: int, weights: Mapping[str, Tensor], source: str) -> AGMAN:
+    """Put verified tensors into a network that was never initialised."""
+    with torch.device("meta"):
+        model = AGMAN(config, num_attributes)
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        _check_tensor(name, tensor, weights.get(name), source)
+    unexpected = sorted(set(weights) - set(expected))
+    if unexpected:
+        raise CheckpointMismatch(f"{source}: {unexpected[0]} is not part of the network {config}")
+    # Checkpoints older than torch 0.4.1 lack the counters, which play no part at inference.
+    full = {name: weights.get(name, torch.zeros((), dtype=torch.int64)) for name in expected}
+    model.load_state_dict(full, assign=True)
+    return model.eval()
+
+
+def _check_tensor(name: str, expected: Tensor, found: Tensor | None, source: str) -> None:
+    if found is None:
+        if name.endswith("num_batches_tracked"):
+            return
+        raise CheckpointMismatch(f"{source}: {name} expected {tuple(expected.shape)}, found nothing")
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise CheckpointMismatch(
+            f"{source}: {name} expected {tuple(expected.shape)} {expected.dtype}, "
+            f"found {tuple(found.shape)} {found.dtype}"
+        )
+    if not bool(torch.isfinite(found).all()):
+        raise CheckpointMismatch(f"{source}: {name} holds values that are not finite; training diverged")
