@@ -64,7 +64,7 @@ class Taxonomy:
         Raises:
             InvalidInput: if there is none of that name; the message lists the known ones.
         """
-        return _position(name, self.names, "attribute")
+        return position_in(name, self.names, "attribute")
 
     def value_index(self, attribute: str, value: str) -> int:
         """Return the position of a value within its attribute.
@@ -73,7 +73,7 @@ class Taxonomy:
             InvalidInput: if either name is unknown; the message lists the known ones.
         """
         values = self.attributes[self.index(attribute)].values
-        return _position(value, values, f"value of {attribute}")
+        return position_in(value, values, f"value of {attribute}")
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that `from_json` reads back."""
@@ -109,7 +109,17 @@ def _check_names(names: Sequence[str], what: str) -> None:
         seen.add(name)
 
 
-def _position(name: str, known: Sequence[str], what: str) -> int:
+def position_in(name: str, known: Sequence[str], what: str) -> int:
+    """Return where a name stands among the known ones.
+
+    Args:
+        name: to look for.
+        known: in order.
+        what: names the kind of thing in the error.
+
+    Raises:
+        InvalidInput: if it is not there; the message lists the known ones and the closest.
+    """
     if name in known:
         return known.index(name)
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,0 +1,322 @@
+"""What a night has to do: last night's catalog against tonight's source, in DuckDB, bounded in memory.
+
+The tables of one night, each made from the ones before:
+
+```
+source    key, uri, token, role, labels + the shop's columns    one row per record that can be told apart
+refused   key, uri, token, stage, kind, message, sha256         records that cannot: no key, no uri, key twice
+previous  last night's catalog        previous_quarantine       last night's quarantine
+reused    key, sha256, shard          unchanged since: not fetched
+wanted    key, uri, token, …          to be fetched into new shards
+fetched   the new shards' indexes
+live      key, sha256, shard          every picture that the source has tonight
+pictures  sha256, shard, part, row    each distinct picture once, with its embedding if it has one
+```
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agman.errors import InvalidInput
+from pipelines.shards.plan import SourceRecord
+from pipelines.sources import RECORD_FIELDS, Source
+
+RESERVED = ("sha256", "shard", "part", "row")
+QUARANTINE_COLUMNS = (
+    "key", "uri", "token", "stage", "kind", "message", "sha256", "first_seen", "last_seen", "attempts",
+)  # fmt: skip
+# Held-out products, told by their key alone, so that a picture keeps its role for ever.
+ROLE_OF_KEY = """case when _bucket < 75 then 'train' when _bucket < 80 then 'valid'
+                      when _bucket < 85 then 'query' else 'candidate' end"""
+FETCH_BATCH_ROWS = 4096
+MEMORY_LIMIT = "2GB"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """How tonight's source differs from the published catalog, in records."""
+
+    input: int
+    added: int
+    edited: int
+    moved: int
+    unchanged: int
+    deleted: int
+    refused: int
+
+
+class Catalog:
+    """The tables of one night, in a DuckDB file inside a temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open an empty database in `folder`, which must outlive this object."""
+        self.folder = folder
+        self.db = duckdb.connect(str(folder / "night.duckdb"))
+        self._all(f"set memory_limit='{MEMORY_LIMIT}'; set temp_directory='{folder / 'spill'}'")
+        self._all("set preserve_insertion_order=false; set enable_progress_bar=false")
+
+    def read_source(self, source: Source) -> None:
+        """Stream the source into `source` and `refused`.
+
+        Raises:
+            InvalidInput: if the source is unusable as a whole.
+        """
+        path = self.folder / "source.parquet"
+        num_rows = _write_batches(source, path)
+        if not num_rows:
+            raise InvalidInput(f"source {source.name}: expected at least one record, found none")
+        self._all(
+            f"""create table numbered as
+            select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri, coalesce(token, '') as token),
+                   row_number() over (partition by key order by uri, token) as _copy, file_row_number as _source_row,
+                   ('0x' || md5(coalesce(key, ''))[1:8])::bigint % 100 as _bucket
+            from read_parquet('{path}', file_row_number=true)"""
+        )
+        self._all(
+            f"""create table source as
+            select * exclude (_copy, _source_row, _bucket, file_row_number) replace (coalesce(role, {ROLE_OF_KEY}) as role)
+            from numbered where key <> '' and uri <> '' and _copy = 1;
+            create table refused as
+            select case when key = '' then 'row ' || _source_row else key end as key, uri, token,
+                   'source' as stage, case when key = '' then 'no_key' when uri = '' then 'no_uri'
+                   else 'duplicate_key' end as kind,
+                   case when key = '' then 'the record has no key' when uri = '' then 'the record has no uri'
+                   else 'the key stands ' || _copy || ' times in the source; the first by uri is used' end
+                   as message, null::varchar as sha256
+            from numbered where key = '' or uri = '' or _copy > 1;
+            drop table numbered"""
+        )
+
+    def read_previous(self, catalog: Path | None, quarantine: Path | None) -> None:
+        """Open last night's tables; None on the first night."""
+        if catalog is None or quarantine is None:
+            self._all(
+                """create table previous (key varchar, uri varchar, token varchar, sha256 varchar,
+                                          shard varchar, part varchar, row integer);
+                create table previous_quarantine (key varchar, uri varchar, token varchar, stage varchar,
+                    kind varchar, message varchar, sha256 varchar, first_seen varchar, last_seen varchar,
+                    attempts integer)"""
+            )
+            return
+        self._all(f"create view previous as select * from read_parquet('{catalog}')")
+        self._all(f"create view previous_quarantine as select * from read_parquet('{quarantine}')")
+
+    def diff(self, *, retry_quarantined: bool = False) -> Changes:
+        """Split `source` into what is reused, what stays quarantined and what is fetched.
+
+        A record is unchanged while its uri and its version token are; a source without tokens is fetched
+        anew every night. What was unavailable rather than bad is always tried again.
+        """
+        again = "true" if retry_quarantined else "q.kind = 'unavailable'"
+        self._all(
+            f"""create table reused as
+            select s.key, p.sha256, p.shard from source s join previous p using (key)
+            where s.uri = p.uri and s.token = p.token and s.token <> '';
+            create table still_quarantined as
+            select q.* from source s join previous_quarantine q using (key)
+            where s.uri = q.uri and s.token = q.token and s.token <> '' and not ({again});
+            create table wanted as
+            select s.key, s.uri, s.token, s.role, s.labels,
+                   case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt
+            from source s left join (select * from previous_quarantine where stage <> 'source') q using (key)
+            anti join reused on reused.key = s.key anti join still_quarantined on still_quarantined.key = s.key"""
+        )
+        return self._changes()
+
+    def _changes(self) -> Changes:
+        counted = self._all(
+            """select (select count(*) from source) + (select count(*) from refused),
+              (select count(*) from source s anti join previous p using (key)
+                                             anti join previous_quarantine q on q.key = s.key),
+              (select count(*) from wanted f join previous p using (key)
+                 where f.uri = p.uri or f.token <> p.token),
+              (select count(*) from wanted f join previous p using (key)
+                 where f.uri <> p.uri and f.token = p.token),
+              (select count(*) from reused),
+              (select count(*) from previous p anti join source s using (key)),
+              (select count(*) from refused)"""
+        )[0]
+        names = ("input", "added", "edited", "moved", "unchanged", "deleted", "refused")
+        return Changes(**dict(zip(names, counted, strict=True)))
+
+    def records_to_fetch(self) -> Iterator[SourceRecord]:
+        """Yield what must be fetched, sorted by key, a few thousand rows in memory at a time."""
+        # A cursor of its own: one connection holds one result at a time.
+        rows = self.db.cursor().execute("select * from wanted order by key")
+        while batch := rows.fetchmany(FETCH_BATCH_ROWS):
+            for key, uri, token, role, labels, attempt in batch:
+                yield SourceRecord(key, uri, token, role, dict(labels or {}), int(attempt or 0))
+
+    def add_shards(self, indexes: Sequence[Path]) -> None:
+        """Read the new shards' indexes (files named `<shard>.parquet`) and settle which pictures are live."""
+        if indexes:
+            files = "[" + ", ".join(f"'{path}'" for path in indexes) + "]"
+            self._all(
+                f"""create table fetched as select * exclude (filename),
+                parse_filename(filename, true) as shard from read_parquet({files}, filename=true)"""
+            )
+        else:
+            self._all(
+                """create table fetched (key varchar, uri varchar, sha256 varchar, "offset" bigint, status varchar,
+                                         kind varchar, error varchar, shard varchar)"""
+            )
+        # A picture that the lake has already is read from there, not from the shard that fetched it again.
+        self._all(
+            """create table live as select key, sha256, shard, true as is_reused from reused
+            union all select key, sha256, shard, false from fetched where status = 'ok';
+            create table homes as
+            select sha256, coalesce(min(known.shard), min(live.shard)) as shard
+            from live left join (select sha256, min(shard) as shard from previous group by 1) known using (sha256)
+            group by sha256"""
+        )
+
+    def match_embeddings(self, *, same_model: bool) -> None:
+        """Make `pictures`: each distinct live picture with last night's part and row, if the model is the same."""
+        known = "part, row" if same_model else "null::varchar as part, null::integer as row"
+        self._all(
+            f"""create table pictures as
+            select h.sha256, h.shard, k.part, k.row from homes h
+            left join (select distinct on (sha256) sha256, {known} from previous order by sha256) k using (sha256)
+            """
+        )
+
+    def pictures_to_embed(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield (shard, its pictures without an embedding, sorted), a shard at a time."""
+        rows = self.db.cursor().execute(
+            """select shard, list(sha256 order by sha256) from pictures where part is null
+            group by shard order by shard"""
+        )
+        while row := rows.fetchone():
+            yield row[0], row[1]
+
+    def add_parts(
+        self, parts: Sequence[tuple[str, Sequence[str]]], refused: Sequence[dict[str, Any]]
+    ) -> None:
+        """Note what was embedded.
+
+        Args:
+            parts: (part, the pictures of its rows in order).
+            refused: pictures that could not be embedded: sha256, kind, message.
+        """
+        rows = pa.table(
+            {
+                "sha256": [digest for _, digests in parts for digest in digests],
+                "part": [part for part, digests in parts for _ in digests],
+                "row": pa.array([i for _, digests in parts for i in range(len(digests))], pa.int32()),
+            },
+            schema=pa.schema([("sha256", pa.string()), ("part", pa.string()), ("row", pa.int32())]),
+        )
+        fields = [("sha256", pa.string()), ("kind", pa.string()), ("message", pa.string())]
+        bad = pa.Table.from_pylist(list(refused), schema=pa.schema(fields))
+        self.db.register("embedded_rows", rows)
+        self.db.register("refused_rows", bad)
+        self._all(
+            """update pictures set part = e.part, row = e.row from embedded_rows e
+               where pictures.sha256 = e.sha256;
+            create table refused_pictures as select * from refused_rows"""
+        )
+
+    def write(self, catalog: Path, quarantine: Path, now: str) -> None:
+        """Write tonight's catalog, sorted by key, and its quarantine."""
+        self._all(
+            f"""copy (select s.key, s.uri, s.token, s.role, s.labels, l.sha256, p.shard, p.part, p.row,
+                      s.* exclude (key, uri, token, role, labels)
+                from source s join live l using (key) join pictures p on p.sha256 = l.sha256
+                where p.part is not null order by s.key)
+            to '{catalog}' (format parquet, compression zstd)"""
+        )
+        self._all(
+            f"""copy (with found as (
+                select key, uri, token, stage, kind, message, sha256 from refused
+                union all select f.key, f.uri, s.token, 'shards', f.kind, f.error, f.sha256
+                from fetched f join source s using (key) where f.status <> 'ok'
+                union all select l.key, s.uri, s.token, 'embeddings', r.kind, r.message, l.sha256
+                from live l join source s using (key) join refused_pictures r on r.sha256 = l.sha256)
+              select * from (
+                select f.*, coalesce(q.first_seen, '{now}') as first_seen, '{now}' as last_seen,
+                       (coalesce(q.attempts, 0) + 1)::integer as attempts
+                from found f left join (select key, token, min(first_seen) as first_seen,
+                    max(attempts) as attempts from previous_quarantine group by 1, 2) q
+                    on q.key = f.key and q.token = f.token
+                union all select {", ".join(QUARANTINE_COLUMNS)} from still_quarantined
+              ) order by key, stage)
+            to '{quarantine}' (format parquet, compression zstd)"""
+        )
+
+    def count_published(self, catalog: Path) -> dict[str, int]:
+        """Count the rows of tonight's catalog by how they came there."""
+        row = self._all(
+            f"""with c as (select * from read_parquet('{catalog}')),
+            old as (select distinct sha256 from previous)
+            select count(*), count(*) filter (where r.key is not null),
+                   count(distinct c.sha256), count(*) - count(distinct c.sha256),
+                   count(distinct c.sha256) filter (where old.sha256 is null)
+            from c left join reused r using (key) left join old on old.sha256 = c.sha256"""
+        )[0]
+        names = ("rows", "reused", "pictures", "duplicate", "new_pictures")
+        return dict(zip(names, row, strict=True))
+
+    def count(self, what: str) -> int:
+        """Return the number of rows of a table, or of a table with a condition."""
+        return int(self._value(f"select count(*) from {what}"))
+
+    def count_twice_embedded(self) -> int:
+        """Return how many live pictures have more than one place: always 0, unless this code is wrong."""
+        return int(
+            self._value("select count(*) - count(distinct sha256) from pictures where part is not null")
+        )
+
+    def live_parts(self) -> set[str]:
+        """Return the parts that hold a live picture."""
+        return self._names("select distinct part from pictures where part is not null")
+
+    def live_shards(self) -> list[str]:
+        """Return the shards that hold a live picture, sorted."""
+        return sorted(self._names("select distinct shard from pictures where part is not null"))
+
+    def same_rows(self, one: Path, other: Path) -> bool:
+        """Tell whether two catalogs have the same columns and rows."""
+        a, b = f"read_parquet('{one}')", f"read_parquet('{other}')"
+        columns = [[(field.name, field.type) for field in pq.read_schema(path)] for path in (one, other)]
+        if columns[0] != columns[1]:
+            return False
+        return not self._value(
+            f"""select (select count(*) from (select * from {a} except all select * from {b}))
+                     + (select count(*) from (select * from {b} except all select * from {a}))"""
+        )
+
+    def _all(self, query: str) -> list[tuple[Any, ...]]:
+        # DuckDB refuses further work on a connection while a result is not read to its end.
+        return self.db.execute(query).fetchall()
+
+    def _value(self, query: str) -> Any:
+        return self._all(query)[0][0]
+
+    def _names(self, query: str) -> set[str]:
+        return {row[0] for row in self._all(query)}
+
+    def close(self) -> None:
+        """Close the database."""
+        self.db.close()
+
+
+def _write_batches(source: Source, path: Path) -> int:
+    """Write the source's batches to one Parquet file and return the number of rows."""
+    writer: pq.ParquetWriter | None = None
+    num_rows = 0
+    for batch in source.batches():
+        clash = sorted(set(RESERVED) & set(batch.schema.names))
+        if clash or batch.schema.names[: len(RECORD_FIELDS.names)] != RECORD_FIELDS.names:
+            raise InvalidInput(f"source {source.name}: unexpected columns {clash or batch.schema.names}")
+        writer = writer or pq.ParquetWriter(path, batch.schema)
+        writer.write_batch(batch)
+        num_rows += batch.num_rows
+    if writer is not None:
+        writer.close()
+    return num_rows

@@ -1,0 +1,64 @@
+"""Where the work runs: the cluster of `ray job submit`, or a Ray of this process on this machine."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Unset, `ray.init()` writes a token file and a later `ray job submit` fails; a cluster sets its own mode.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# A job's progress is the driver's; Ray's usage notes, metrics exporter and state messages are noise beside it.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_enable_open_telemetry": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  the variables above are read when Ray is imported
+
+OBJECT_STORE_BYTES = 512 << 20
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, else start a Ray of this process and end it after.
+
+    An explicit address is always given: a stale file of an earlier cluster would mislead `ray.init()`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    local = {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "log_to_driver": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+    ray.init(
+        address=address,
+        namespace="agman",
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        **(local if address == "local" else {"log_to_driver": False}),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def num_cpus() -> int:
+    """Return the CPUs of the cluster."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def num_gpus() -> int:
+    """Return the GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,179 @@
+"""FAISS files of a group of parts, one per attribute, and the table that says what each row is.
+
+Row i of a group is the same picture under every attribute, so one table of ids serves them all. An index row is
+never deleted: a picture that left the catalog is filtered out at search, until its group is made anew.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.errors import CorruptShard
+from pipelines.lake import Lake, index_file, index_ids, short_digest, working_folder
+from pipelines.parts import read_embeddings
+from pipelines.scheduling import Receipt, Unit
+from pipelines.storage.objects import FileEntry, store_file
+from pipelines.storage.snapshots import Group, Part
+
+LISTS_PER_ROOT_ROW = 4  # lists = 4 sqrt(rows), FAISS' own advice for up to a million rows
+ROWS_PER_LIST = 64  # training needs some 40 vectors per list; more changes nothing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexOptions:
+    """Which index is built."""
+
+    exact_rows: int = 200_000
+    """A group of at most this many rows is searched exactly (`flat`); a larger one by inverted lists."""
+    parts_per_group: int = 64
+    """Parts of one group of FAISS files: the unit of work."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty group."""
+        if self.parts_per_group < 1:
+            raise ValueError(f"parts_per_group: expected at least 1, found {self.parts_per_group}")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """The parts of one group, in the order of its rows."""
+
+    model: str
+    parts: tuple[Part, ...]
+    kind: str
+
+
+def plan_groups(model: str, parts: Iterable[Part], options: IndexOptions) -> Iterator[Unit]:
+    """Cut new parts, sorted by name, into groups named by their parts."""
+    remaining = iter(sorted(parts, key=lambda part: part.name))
+    while chunk := tuple(islice(remaining, options.parts_per_group)):
+        num_rows = sum(part.num_rows for part in chunk)
+        kind = choose_kind(num_rows, options)
+        yield Unit(
+            stage=f"indexes/{model}",
+            name=short_digest([model, kind, [part.name for part in chunk]]),
+            payload=GroupPlan(model, chunk, kind),
+            num_images=num_rows,
+        )
+
+
+def choose_kind(num_rows: int, options: IndexOptions) -> str:
+    """Return `flat` for a small group, else FAISS' factory string of an inverted file over exact vectors."""
+    if num_rows <= options.exact_rows:
+        return "flat"
+    return f"IVF{int(LISTS_PER_ROOT_ROW * num_rows**0.5)},Flat"
+
+
+def build_group(lake: Lake, unit: Unit) -> Receipt:
+    """Build the FAISS files of a unit whose payload is a `GroupPlan`.
+
+    Raises:
+        CorruptShard: if a part's file is not what its entry says, or its rows differ between attributes.
+    """
+    plan: GroupPlan = unit.payload
+    seconds = {"read": 0.0, "index": 0.0, "write": 0.0}
+    attributes = list(plan.parts[0].files)
+    rows = _read_ids(lake, plan.parts, attributes[0])
+    with working_folder() as folder:
+        files = [_store_ids(lake, plan.model, unit.name, rows, folder)]
+        for attribute in attributes:
+            started = time.perf_counter()
+            vectors = _read_vectors(lake, plan.parts, attribute, rows["sha256"])
+            seconds["read"] += time.perf_counter() - started
+            started = time.perf_counter()
+            index = build_index(vectors, plan.kind)
+            seconds["index"] += time.perf_counter() - started
+            started = time.perf_counter()
+            path = folder / f"{attribute}.faiss"
+            faiss.write_index(index, str(path))
+            files.append(
+                store_file(lake.store, path, index_file(plan.model, attribute, unit.name), len(vectors))
+            )
+            seconds["write"] += time.perf_counter() - started
+    detail = {
+        "kind": plan.kind,
+        "parts": [part.name for part in plan.parts],
+        "attributes": attributes,
+    }
+    counts = {"rows": len(rows["sha256"])}
+    return Receipt(unit=unit.name, files=tuple(files), counts=counts, seconds=seconds, detail=detail)
+
+
+def build_index(vectors: np.ndarray, kind: str) -> faiss.Index:
+    """Return a FAISS index of inner products over unit vectors [N, D] float32."""
+    if kind == "flat":
+        index = faiss.IndexFlatIP(vectors.shape[1])
+    else:
+        index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+        rng = np.random.default_rng(0)
+        sample = rng.permutation(len(vectors))[: index.nlist * ROWS_PER_LIST]
+        index.train(vectors[np.sort(sample)])
+        index.nprobe = max(1, index.nlist // 16)
+        index.make_direct_map()
+    index.add(vectors)
+    return index
+
+
+def group_of(receipt: Receipt) -> Group:
+    """Return what a snapshot's manifest says about a group."""
+    ids, *files = receipt.files
+    return Group(
+        name=receipt.unit,
+        kind=str(receipt.detail["kind"]),
+        parts=tuple(receipt.detail["parts"]),
+        num_rows=receipt.counts["rows"],
+        ids=ids,
+        files=dict(zip(receipt.detail["attributes"], files, strict=True)),
+    )
+
+
+def read_ids(lake: Lake, group: Group) -> pa.Table:
+    """Return the table of a group's rows: part, row, sha256."""
+    with lake.checked(group.ids) as path:
+        return pq.read_table(path)
+
+
+def read_index(lake: Lake, entry: FileEntry) -> faiss.Index:
+    """Load a FAISS file whose digest was just checked: FAISS itself loads a flipped bit without a word."""
+    with lake.checked(entry) as path:
+        return faiss.read_index(str(path))
+
+
+def _read_ids(lake: Lake, parts: Sequence[Part], attribute: str) -> dict[str, list[object]]:
+    rows: dict[str, list[object]] = {"part": [], "row": [], "sha256": []}
+    for part in parts:
+        with lake.checked(part.files[attribute]) as path:
+            digests = pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()
+        rows["part"] += [part.name] * len(digests)
+        rows["row"] += range(len(digests))
+        rows["sha256"] += digests
+    return rows
+
+
+def _read_vectors(lake: Lake, parts: Sequence[Part], attribute: str, expected: list[object]) -> np.ndarray:
+    digests: list[str] = []
+    blocks = []
+    for part in parts:
+        with lake.checked(part.files[attribute]) as path:
+            names, vectors = read_embeddings(path)
+        digests += names
+        blocks.append(vectors)
+    if digests != expected:
+        raise CorruptShard(
+            f"parts of attribute {attribute}: expected the same pictures in the same order as the others"
+        )
+    return np.concatenate(blocks)
+
+
+def _store_ids(lake: Lake, model: str, group: str, rows: dict[str, list[object]], folder: Path) -> FileEntry:
+    path = folder / "ids.parquet"
+    schema = pa.schema([("part", pa.string()), ("row", pa.int32()), ("sha256", pa.string())])
+    pq.write_table(pa.table(rows, schema=schema), path, compression="zstd")
+    return store_file(lake.store, path, index_ids(model, group), len(rows["sha256"]))

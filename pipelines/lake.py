@@ -1,0 +1,127 @@
+"""The lake: what lies where, and how its objects are read back and checked.
+
+```
+shards/<dataset>/<shard>.tar            pictures and labels, immutable
+shards/<dataset>/<shard>.parquet        the tar's index
+models/<model>/                         weights.safetensors, config.json, metrics.json
+embeddings/model=<model>/attribute=<attribute>/<part>.parquet
+indexes/<model>/<attribute>/<group>.faiss   and <group>.ids.parquet, <group of no attribute>
+snapshots/<id>/                         manifest.json, catalog.parquet, quarantine.parquet, report.json, report.html
+receipts/<stage>/…/<unit>.json          proof that a unit of work is complete
+runs/<run>/                             what a job leaves behind: report.json, training checkpoints
+CURRENT.json                            the only mutable object: names the published snapshot
+```
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import CorruptShard
+from pipelines.storage.objects import FileEntry, ObjectStore, file_sha256, open_store
+
+CURRENT = "CURRENT.json"
+DIGEST_LETTERS = 16  # 64 bits of sha256 name a unit: a billion units meet by chance once in 40
+
+
+def digest_of(value: Any) -> str:
+    """Return the hex sha256 of a JSON value in canonical form."""
+    body = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def short_digest(value: Any) -> str:
+    """Return the first letters of `digest_of`, enough to name a unit of work."""
+    return digest_of(value)[:DIGEST_LETTERS]
+
+
+def to_json(value: Any) -> bytes:
+    """Return a JSON object as people read it, with a last newline."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n").encode()
+
+
+def shard_tar(dataset: str, shard: str) -> str:
+    """Name of a shard's tar."""
+    return f"shards/{dataset}/{shard}.tar"
+
+
+def shard_index(dataset: str, shard: str) -> str:
+    """Name of a shard's index."""
+    return f"shards/{dataset}/{shard}.parquet"
+
+
+def model_folder(model: str) -> str:
+    """Name of the folder of a published model."""
+    return f"models/{model}"
+
+
+def embedding_part(model: str, attribute: str, part: str) -> str:
+    """Name of a part's Parquet file of one attribute."""
+    return f"embeddings/model={model}/attribute={attribute}/{part}.parquet"
+
+
+def index_file(model: str, attribute: str, group: str) -> str:
+    """Name of the FAISS file of a group of parts."""
+    return f"indexes/{model}/{attribute}/{group}.faiss"
+
+
+def index_ids(model: str, group: str) -> str:
+    """Name of the table that tells what each row of a group's FAISS files is: the same for all attributes."""
+    return f"indexes/{model}/ids/{group}.parquet"
+
+
+def snapshot_file(snapshot: str, file: str) -> str:
+    """Name of a file of a snapshot."""
+    return f"snapshots/{snapshot}/{file}"
+
+
+def receipt(stage: str, unit: str) -> str:
+    """Name of the proof that a unit of a stage is complete."""
+    return f"receipts/{stage}/{unit}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """The root of it all; travels to Ray workers as its URL."""
+
+    url: str
+
+    @property
+    def store(self) -> ObjectStore:
+        """The object store at the lake's root."""
+        return open_store(self.url)
+
+    @contextmanager
+    def checked(self, entry: FileEntry) -> Iterator[Path]:
+        """Give a local path to a file whose size and digest were just compared with its entry.
+
+        Raises:
+            CorruptShard: if the stored bytes are not those of the entry.
+        """
+        try:
+            with self.store.local_copy(entry.name) as path:
+                found = FileEntry(entry.name, path.stat().st_size, file_sha256(path), entry.num_rows)
+                if found != entry:
+                    raise CorruptShard(
+                        f"{self.url}/{entry.name}: expected {entry.num_bytes} bytes with sha256 "
+                        f"{entry.sha256[:12]}…, found {found.num_bytes} with {found.sha256[:12]}…; "
+                        "run the job again with --repair to make the unit anew"
+                    )
+                yield path
+        except FileNotFoundError as error:
+            raise CorruptShard(
+                f"{self.url}/{entry.name}: a receipt lists this file but it is gone; "
+                "run the job again with --repair to make the unit anew"
+            ) from error
+
+
+@contextmanager
+def working_folder() -> Iterator[Path]:
+    """Give a temporary folder: every file is written here whole, checked, then uploaded once."""
+    with tempfile.TemporaryDirectory(prefix="agman-") as folder:
+        yield Path(folder)

@@ -1,0 +1,69 @@
+"""Models in the lake: publish a trained one, fetch one to a local folder."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from agman.errors import InvalidInput
+from pipelines.lake import Lake, model_folder, to_json, working_folder
+from pipelines.storage.objects import store_file
+
+MODEL_FILES = ("weights.safetensors", "config.json")
+METRICS = "metrics.json"
+
+
+def publish_model(lake: Lake, folder: Path, model: str, metrics: dict[str, Any] | None = None) -> None:
+    """Upload a model's folder under its digest; the same weights are one model."""
+    for file in MODEL_FILES:
+        store_file(lake.store, folder / file, f"{model_folder(model)}/{file}")
+    if metrics is not None:
+        lake.store.put_if_absent(f"{model_folder(model)}/{METRICS}", to_json(metrics))
+
+
+@contextmanager
+def fetch_model(lake: Lake, model: str) -> Iterator[Path]:
+    """Give a local folder with a model's files for the time of a `with`.
+
+    Raises:
+        InvalidInput: if the lake has no such model.
+    """
+    model = resolve_model(lake, model)
+    with ExitStack() as stack:
+        folder = stack.enter_context(working_folder())
+        for file in MODEL_FILES:
+            path = stack.enter_context(lake.store.local_copy(f"{model_folder(model)}/{file}"))
+            (folder / file).symlink_to(path)
+        yield folder
+
+
+def resolve_model(lake: Lake, model: str) -> str:
+    """Return the full id of a model named by its beginning.
+
+    Raises:
+        InvalidInput: if none or several begin so.
+    """
+    known = list_models(lake)
+    matches = [name for name in known if name.startswith(model)]
+    if len(matches) == 1:
+        return matches[0]
+    raise InvalidInput(
+        f"lake {lake.url}: expected one model that begins with {model!r}, found {len(matches)}; "
+        f"models here: {', '.join(known) or 'none; `python jobs/train.py --help` tells how to train one'}"
+    )
+
+
+def list_models(lake: Lake) -> list[str]:
+    """Return the ids of all models, sorted."""
+    names = lake.store.list_names("models")
+    return [name.split("/")[1] for name in names if name.endswith("/config.json")]
+
+
+def read_metrics(lake: Lake, model: str) -> dict[str, Any] | None:
+    """Return the model's stored evaluation, None where it was never evaluated."""
+    try:
+        metrics: dict[str, Any] = json.loads(lake.store.read(f"{model_folder(model)}/{METRICS}").body)
+    except FileNotFoundError:
+        return None
+    return metrics

@@ -1,0 +1,139 @@
+"""What a person finds in the morning: the report of a snapshot and a few searches on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from agman.checkpoint import LoadedModel, load_model
+from agman.embedder import Embedder
+from agman.transforms import normalise, read_pixels
+from pipelines.lake import Lake
+from pipelines.models import fetch_model
+from pipelines.pictures import attention_overlay, square_thumbnail
+from pipelines.quality import reconciliation
+from pipelines.report import SearchExample, render_report
+from pipelines.search import Hit, Searcher
+from pipelines.storage.snapshots import Manifest
+
+EXAMPLES_PER_ATTRIBUTE = 1
+EXAMPLE_HITS = 7
+PICTURE_PIXELS = 128
+QUARANTINE_EXAMPLES = 50
+
+
+def morning_report(
+    lake: Lake, manifest: Manifest, timings: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the report of a snapshot as JSON; the page is drawn from it alone, but for the pictures."""
+    counts = dict(manifest.counts)
+    holds = counts["input"] == counts["embedded"] + counts["reused"] + counts["quarantined"]
+    return {
+        "lake": lake.url,
+        "snapshot": manifest.id,
+        "parent": manifest.parent,
+        "night": manifest.night,
+        "created": manifest.created,
+        "model": manifest.model,
+        "dataset": manifest.dataset,
+        "source": manifest.source,
+        "status": "published" if all(gate["passed"] for gate in manifest.gates) else "gate failed",
+        "counts": counts,
+        "reconciliation": {"line": reconciliation(counts), "holds": holds},
+        "gates": manifest.gates,
+        "evaluation": dict(evaluation) if evaluation else None,
+        "quarantine": _quarantine(lake, manifest),
+        "timings": dict(timings),
+        "files": _files(manifest),
+    }
+
+
+def render_morning(lake: Lake, manifest: Manifest, report: dict[str, Any]) -> str:
+    """Return the HTML page of a report with example searches on the snapshot."""
+    return render_report(
+        {name: value for name, value in report.items() if value is not None}, examples(lake, manifest)
+    )
+
+
+def examples(lake: Lake, manifest: Manifest) -> list[SearchExample]:
+    """Search for held-out products, one example for each attribute that labels tell something of."""
+    if not manifest.groups:
+        return []
+    with Searcher(lake, manifest) as searcher, fetch_model(lake, manifest.model) as folder:
+        loaded = load_model(folder)
+        embedder = Embedder(loaded.model)
+        return [
+            _example(searcher, loaded, embedder, attribute, row)
+            for attribute in manifest.attributes
+            for row in searcher.example_rows(attribute, EXAMPLES_PER_ATTRIBUTE)
+        ]
+
+
+def _example(
+    searcher: Searcher, loaded: LoadedModel, embedder: Embedder, attribute: str, row: dict[str, Any]
+) -> SearchExample:
+    encoded = searcher.picture_of(row)
+    pixels = read_pixels(encoded, loaded.preprocess)
+    embedded = embedder.embed_with_attention(normalise(pixels[None], loaded.preprocess))
+    index = loaded.taxonomy.index(attribute)
+    query = {attribute: embedded.embedding[0, index].numpy()}
+    hits = searcher.search(query, {attribute: 1.0}, EXAMPLE_HITS, exclude=row["sha256"])
+    picture = square_thumbnail(encoded, PICTURE_PIXELS)
+    return SearchExample(
+        attribute=attribute,
+        query=picture,
+        query_caption=caption(row, attribute),
+        attention=attention_overlay(picture, np.abs(embedded.attention[0, index].numpy())),
+        results=[
+            (
+                square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
+                f"{hit.score:.2f} · {caption(hit.row, attribute)}",
+                is_relevant(row, hit, attribute),
+            )
+            for hit in hits
+        ],
+    )
+
+
+def caption(row: Mapping[str, Any], attribute: str) -> str:
+    """Return a product's values of an attribute, or its key where nothing is known."""
+    values = dict(row.get("labels") or {}).get(attribute)
+    return ", ".join(values) if values else str(row["key"])
+
+
+def is_relevant(query: Mapping[str, Any], hit: Hit, attribute: str) -> bool | None:
+    """Tell whether a hit shares a value with the query; None where either is not labelled."""
+    wanted = set(dict(query.get("labels") or {}).get(attribute) or ())
+    found = set(dict(hit.row.get("labels") or {}).get(attribute) or ())
+    return bool(wanted & found) if wanted and found else None
+
+
+def _quarantine(lake: Lake, manifest: Manifest) -> dict[str, Any]:
+    with lake.checked(manifest.files["quarantine.parquet"]) as path:
+        rows = pq.read_table(path)
+    kinds = rows["kind"].value_counts().to_pylist()
+    shown = rows.slice(0, QUARANTINE_EXAMPLES).to_pylist()
+    return {
+        "total": len(rows),
+        "by_kind": {item["values"]: item["counts"] for item in kinds},
+        "examples": [
+            {name: row[name] for name in ("key", "uri", "stage", "kind", "message")} for row in shown
+        ],
+    }
+
+
+def _files(manifest: Manifest) -> dict[str, dict[str, int]]:
+    entries = {
+        "shards": [entry for files in manifest.shards.values() for entry in files],
+        "embeddings": [entry for part in manifest.parts for entry in part.files.values()],
+        "indexes": [entry for group in manifest.groups for entry in (group.ids, *group.files.values())],
+    }
+    return {
+        name: {
+            "files": len(found),
+            "bytes": sum(entry.num_bytes for entry in found),
+            "rows": sum(entry.num_rows or 0 for entry in found),
+        }
+        for name, found in entries.items()
+    }

@@ -1,0 +1,150 @@
+"""Gates between a finished night and its publication: each has a figure, a bound and a verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from pipelines.errors import GateFailed
+from pipelines.index import read_ids, read_index
+from pipelines.lake import Lake
+from pipelines.parts import NORM_TOLERANCE, read_embeddings
+from pipelines.storage.objects import FileEntry
+from pipelines.storage.snapshots import Group, Part
+
+NEIGHBOURS = 10
+SAMPLE_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateOptions:
+    """Bounds that a snapshot must keep to be published."""
+
+    min_recall: float = 0.95
+    """Least share of the exact 10 nearest neighbours that each attribute's index must find."""
+    recall_queries: int = 64
+    """Vectors of the snapshot itself that are asked, per attribute."""
+    max_quarantined: float = 0.2
+    """Largest share of the input that may be in quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One verdict."""
+
+    name: str
+    passed: bool
+    found: float
+    expected: str
+    detail: str = ""
+
+
+def count_gates(counts: Mapping[str, int], duplicates: int, options: GateOptions) -> list[Gate]:
+    """Judge the counts of a night.
+
+    Args:
+        counts: input, embedded, reused, quarantined.
+        duplicates: pictures with more than one live embedding.
+        options: bounds.
+    """
+    found = counts["embedded"] + counts["reused"] + counts["quarantined"]
+    share = counts["quarantined"] / max(1, counts["input"])
+    return [
+        Gate(
+            "reconciliation", found == counts["input"], found, f"== {counts['input']}", reconciliation(counts)
+        ),
+        Gate(
+            "quarantined share",
+            share <= options.max_quarantined,
+            round(share, 4),
+            f"<= {options.max_quarantined}",
+        ),
+        Gate("no picture embedded twice", duplicates == 0, duplicates, "== 0"),
+    ]
+
+
+def reconciliation(counts: Mapping[str, int]) -> str:
+    """Return the line that says where every record of the source went."""
+    return (
+        f"{counts['input']} input = {counts['embedded']} embedded + {counts['reused']} reused "
+        f"+ {counts['quarantined']} quarantined"
+    )
+
+
+def index_gates(
+    lake: Lake, attribute: str, groups: Sequence[Group], parts: Sequence[Part], options: GateOptions
+) -> list[Gate]:
+    """Judge one attribute's index against exact search over the Parquet parts, which it was built from.
+
+    Args:
+        lake: where.
+        attribute: whose files are read.
+        groups: all groups of the snapshot.
+        parts: the parts of these groups.
+        options: bounds.
+    """
+    files = {part.name: part.files[attribute] for part in parts}
+    norms, recalls, selves = [], [], []
+    for group in groups:
+        vectors, digests = _group_vectors(lake, group, {name: files[name] for name in group.parts})
+        index = read_index(lake, group.files[attribute])
+        norms.append(np.abs(np.linalg.norm(vectors, axis=1) - 1))
+        rows = _sample(len(vectors), options.recall_queries)
+        recall, own = _recall(index, vectors, rows)
+        recalls.append(recall)
+        selves.append(own)
+        if digests != read_ids(lake, group)["sha256"].to_pylist():
+            selves.append(np.zeros(1))
+    recall = float(np.mean(np.concatenate(recalls)))
+    own = float(np.mean(np.concatenate(selves)))
+    norm = float(np.max(np.concatenate(norms)))
+    return [
+        Gate(
+            f"recall@10 {attribute}",
+            recall >= options.min_recall,
+            round(recall, 4),
+            f">= {options.min_recall}",
+        ),
+        Gate(f"self-query {attribute}", own == 1.0, own, "== 1.0", "a row's own vector finds it"),
+        Gate(f"unit norm {attribute}", norm <= NORM_TOLERANCE, round(norm, 6), f"<= {NORM_TOLERANCE}"),
+    ]
+
+
+def check_gates(gates: Sequence[Gate]) -> None:
+    """Let a snapshot pass or not.
+
+    Raises:
+        GateFailed: naming each gate that failed with its figure.
+    """
+    failed = [gate for gate in gates if not gate.passed]
+    if failed:
+        said = "; ".join(f"{gate.name}: expected {gate.expected}, found {gate.found}" for gate in failed)
+        raise GateFailed(
+            f"{len(failed)} of {len(gates)} gates failed, the old snapshot goes on serving: {said}"
+        )
+
+
+def _group_vectors(lake: Lake, group: Group, files: Mapping[str, FileEntry]) -> tuple[np.ndarray, list[str]]:
+    blocks, digests = [], []
+    for name in group.parts:
+        with lake.checked(files[name]) as path:
+            found, vectors = read_embeddings(path)
+        blocks.append(vectors)
+        digests += found
+    return np.concatenate(blocks), digests
+
+
+def _sample(num_rows: int, wanted: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(SAMPLE_SEED).permutation(num_rows)[:wanted])
+
+
+def _recall(index: faiss.Index, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each query's recall@10, by score so that ties count as found, and whether it found itself."""
+    k = min(NEIGHBOURS, len(vectors))
+    exact = np.sort(vectors[rows] @ vectors.T, axis=1)[:, -k]
+    scores, found = index.search(vectors[rows], k)
+    recall = (scores >= exact[:, None] - 1e-6).mean(axis=1)
+    best = np.array([vectors[row] @ vectors[found[i, 0]] for i, row in enumerate(rows)])
+    own = np.isclose(best, (vectors[rows] ** 2).sum(axis=1), atol=1e-5) & (found[:, 0] >= 0)
+    return recall, own.astype(float)

@@ -1,0 +1,79 @@
+"""Which records go into which shard: pure arithmetic, no input or output."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Literal
+
+from pipelines.lake import short_digest
+from pipelines.scheduling import Unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardOptions:
+    """How pictures become tars; part of a shard's name, since it changes the shard's bytes."""
+
+    images_per_shard: int = 512
+    """Pictures of one tar: a unit of work of seconds to minutes."""
+    check: Literal["header", "full"] = "header"
+    """`header` finds broken files without decoding them; `full` decodes each one as well."""
+    max_pixels: int = 100_000_000
+    """Larger pictures are quarantined before anything is decoded."""
+    max_bytes: int = 64 << 20
+    """Larger files are quarantined."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no shard."""
+        if self.images_per_shard < 1:
+            raise ValueError(f"images_per_shard: expected at least 1, found {self.images_per_shard}")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One record to fetch."""
+
+    key: str
+    uri: str
+    token: str
+    """Version of the bytes as the source names it; empty where it cannot tell."""
+    role: str
+    labels: dict[str, list[str]]
+    attempt: int = 0
+    """How often this version was quarantined before: a retry is new work, so it has a new name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What one shard is made of."""
+
+    dataset: str
+    records: tuple[SourceRecord, ...]
+    options: ShardOptions
+
+
+def plan_shards(
+    dataset: str, records: Iterable[SourceRecord], options: ShardOptions, salt: str = ""
+) -> Iterator[Unit]:
+    """Cut records, in their order, into units of `images_per_shard`.
+
+    Args:
+        dataset: folder below `shards/`.
+        records: sorted by key, so that the same catalog gives the same shards.
+        options: see `ShardOptions`.
+        salt: enters the names where the records alone do not tell what will be fetched: the parent snapshot,
+            if a source has no version tokens.
+    """
+    remaining = iter(records)
+    while batch := tuple(islice(remaining, options.images_per_shard)):
+        yield Unit(
+            stage=f"shards/{dataset}",
+            name=shard_name(dataset, batch, options, salt),
+            payload=ShardPlan(dataset, batch, options),
+            num_images=len(batch),
+        )
+
+
+def shard_name(dataset: str, records: Sequence[SourceRecord], options: ShardOptions, salt: str = "") -> str:
+    """Return the digest of everything a shard's bytes depend on."""
+    unknown = salt if any(not record.token for record in records) else ""
+    return short_digest([dataset, asdict(options), [asdict(record) for record in records], unknown])

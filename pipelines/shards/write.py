@@ -1,0 +1,183 @@
+"""Make one shard: fetch, check, hash, pack into a tar, write its index.
+
+The tar is plain WebDataset: `<sha256>.<extension>` and `<sha256>.json` of each picture. Times, owners and modes
+are constant, so the same records give the same bytes. Pictures are named by their digest because WebDataset
+cuts names at the first dot, which shop keys are full of.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agman.errors import BadSample
+from agman.images import ImageHeader, decode_square, probe
+from pipelines.errors import StorageUnavailable
+from pipelines.lake import Lake, shard_index, shard_tar, working_folder
+from pipelines.scheduling import Receipt, Unit
+from pipelines.shards.plan import ShardOptions, ShardPlan, SourceRecord
+from pipelines.sources import fetch
+from pipelines.storage.objects import store_file
+
+FETCH_THREADS = 8
+FETCH_ATTEMPTS = 3
+LABELS = pa.map_(pa.string(), pa.list_(pa.string()))
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("role", pa.string()),
+        ("labels", LABELS),
+        ("status", pa.string()),
+        ("kind", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class IndexRow:
+    """One row of a shard's index; `status` is `ok` or `quarantined`."""
+
+    key: str
+    uri: str
+    role: str
+    labels: dict[str, list[str]]
+    member: str | None = None
+    offset: int | None = None
+    """First byte of the picture inside the tar."""
+    num_bytes: int | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    status: str = "ok"
+    kind: str | None = None
+    error: str | None = None
+
+
+def write_shard(lake: Lake, unit: Unit) -> Receipt:
+    """Make the shard of a unit whose payload is a `ShardPlan`; a bad picture costs its row, not the shard."""
+    plan: ShardPlan = unit.payload
+    seconds = {"read": 0.0, "write": 0.0}
+    with working_folder() as folder:
+        tar_path, index_path = folder / "shard.tar", folder / "index.parquet"
+        with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            rows = list(_pack(tar, plan, seconds))
+        started = time.perf_counter()
+        pq.write_table(index_table(rows), index_path, compression="zstd")
+        good = [row for row in rows if row.status == "ok"]
+        files = (
+            store_file(
+                lake.store, tar_path, shard_tar(plan.dataset, unit.name), len({r.sha256 for r in good})
+            ),
+            store_file(lake.store, index_path, shard_index(plan.dataset, unit.name), len(rows)),
+        )
+        seconds["write"] += time.perf_counter() - started
+    counts = {"input": len(rows), "ok": len(good), "quarantined": len(rows) - len(good)}
+    return Receipt(unit=unit.name, files=files, counts=counts, seconds=seconds)
+
+
+def index_table(rows: list[IndexRow]) -> pa.Table:
+    """Return the rows as an Arrow table of `INDEX_SCHEMA`."""
+    columns = {name: [getattr(row, name) for row in rows] for name in INDEX_SCHEMA.names}
+    columns["labels"] = [list(row.labels.items()) for row in rows]
+    return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def _pack(tar: tarfile.TarFile, plan: ShardPlan, seconds: dict[str, float]) -> Iterator[IndexRow]:
+    packed: dict[str, IndexRow] = {}
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        started = time.perf_counter()
+        for record, fetched in zip(
+            plan.records, pool.map(lambda r: _fetch(r, plan.options), plan.records), strict=True
+        ):
+            seconds["read"] += time.perf_counter() - started
+            started = time.perf_counter()
+            yield _pack_one(tar, record, fetched, plan.options, packed)
+            seconds["write"] += time.perf_counter() - started
+            started = time.perf_counter()
+
+
+def _fetch(record: SourceRecord, options: ShardOptions) -> bytes | BadSample:
+    """Fetch with a few tries: one source that is down for one picture must not stop the shard."""
+    for attempt in range(FETCH_ATTEMPTS):
+        try:
+            return fetch(record.uri, max_bytes=options.max_bytes)
+        except BadSample as error:
+            return error
+        except StorageUnavailable as error:
+            last = error
+            time.sleep(0.2 * 2**attempt)
+    return BadSample("unavailable", f"{record.uri}: {FETCH_ATTEMPTS} attempts failed: {last}")
+
+
+def _pack_one(
+    tar: tarfile.TarFile,
+    record: SourceRecord,
+    fetched: bytes | BadSample,
+    options: ShardOptions,
+    packed: dict[str, IndexRow],
+) -> IndexRow:
+    row = IndexRow(record.key, record.uri, record.role, record.labels)
+    if isinstance(fetched, BadSample):
+        return _quarantine(row, fetched)
+    row.sha256, row.num_bytes = hashlib.sha256(fetched).hexdigest(), len(fetched)
+    try:
+        header = _check(fetched, options)
+    except BadSample as error:
+        return _quarantine(row, error)
+    row.width, row.height, row.format = header.width, header.height, header.format
+    twin = packed.setdefault(row.sha256, row)
+    if twin is row:
+        row.member = f"{row.sha256}.{_extension(header)}"
+        row.offset = _add(tar, row.member, fetched)
+        _add(tar, f"{row.sha256}.json", _sample_json(record))
+    else:  # the same picture under another key is packed, and later embedded, once
+        row.member, row.offset = twin.member, twin.offset
+    return row
+
+
+def _quarantine(row: IndexRow, error: BadSample) -> IndexRow:
+    row.status, row.kind, row.error = "quarantined", error.kind, error.message
+    return row
+
+
+def _check(fetched: bytes, options: ShardOptions) -> ImageHeader:
+    header = probe(fetched, max_pixels=options.max_pixels)
+    if options.check == "full":
+        decode_square(fetched, 32, max_pixels=options.max_pixels)
+    return header
+
+
+def _extension(header: ImageHeader) -> str:
+    return {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(header.format, header.format.lower())
+
+
+def _sample_json(record: SourceRecord) -> bytes:
+    sample = {name: value for name, value in asdict(record).items() if name in ("key", "role", "labels")}
+    return json.dumps(sample, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
+
+
+def _add(tar: tarfile.TarFile, name: str, body: bytes) -> int:
+    """Append a member with constant metadata and return where its bytes begin."""
+    member = tarfile.TarInfo(name)
+    member.size = len(body)
+    member.mode = 0o444
+    tar.addfile(member, io.BytesIO(body))
+    padded = -(-len(body) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tar.offset - padded

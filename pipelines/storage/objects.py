@@ -1,0 +1,144 @@
+"""Objects by name: read with a version, put if absent, compare and swap.
+
+Everything the lake promises rests on these few operations, so each store offers the same contract and one
+test suite holds all of them to it (`tests/unit/storage`, `tests/integration/test_s3_store.py`).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agman.errors import InvalidInput
+
+BLOCK_BYTES = 1 << 20
+_FORBIDDEN = re.compile(r"(^|/)\.{1,2}(/|$)|^/|//|\\|[\x00-\x1f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """An object's bytes together with the version they had when they were read."""
+
+    body: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What a manifest or a receipt knows about one stored file."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+    num_rows: int | None = None
+
+
+class ObjectStore(Protocol):
+    """A flat space of named objects. Names are relative, `/`-separated, and cannot leave the store."""
+
+    @property
+    def url(self) -> str:
+        """Where this store is; `open_store(url)` opens it again in another process."""
+        ...
+
+    def read(self, name: str) -> Versioned:
+        """Return the bytes and version of an object; `FileNotFoundError` where there is none."""
+        ...
+
+    def put_if_absent(self, name: str, body: bytes) -> bool:
+        """Create an object whole and visible at once; False, and nothing changed, where another stands.
+
+        An object that holds these very bytes counts as put: a retry may meet its own success.
+        """
+        ...
+
+    def compare_and_swap(self, name: str, body: bytes, version: str | None) -> bool:
+        """Replace an object only while it has `version` (None: only while it is absent).
+
+        As with `put_if_absent`, an object that holds these very bytes counts as swapped.
+        """
+        ...
+
+    def upload_if_absent(self, local: Path, name: str) -> bool:
+        """Like `put_if_absent`, from a local file of any size."""
+        ...
+
+    def replace(self, local: Path, name: str) -> None:
+        """Put a local file in the place of a damaged object: for repair alone."""
+        ...
+
+    def local_copy(self, name: str) -> AbstractContextManager[Path]:
+        """Give a local path to the object's bytes for the time of a `with`: no copy on local disk."""
+        ...
+
+    def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        """Return `num_bytes` from byte `start` on."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return the object's size in bytes, None where there is none."""
+        ...
+
+    def list_names(self, prefix: str) -> Iterator[str]:
+        """Yield the names below a folder-like prefix, sorted."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        ...
+
+
+def check_name(name: str) -> str:
+    """Return `name` unchanged if it stays within the store.
+
+    Raises:
+        InvalidInput: if it is empty, absolute, or steps out by `..`.
+    """
+    if not name or _FORBIDDEN.search(name):
+        raise InvalidInput(
+            f"object name {name!r}: expected a relative path inside the lake, without '..' or '//'"
+        )
+    return name
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a local file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def store_file(store: ObjectStore, local: Path, name: str, num_rows: int | None = None) -> FileEntry:
+    """Upload a checked local file to an immutable name and describe what is stored there now.
+
+    Where a crashed or a concurrent run already stored this unit's file, that one stays and is described: its
+    name comes from the unit's inputs, so it is the same work.
+    """
+    if store.upload_if_absent(local, name):
+        return FileEntry(name, local.stat().st_size, file_sha256(local), num_rows)
+    return describe(store, name, num_rows)
+
+
+def describe(store: ObjectStore, name: str, num_rows: int | None = None) -> FileEntry:
+    """Read a stored object and return its size and digest; `FileNotFoundError` where there is none."""
+    with store.local_copy(name) as path:
+        return FileEntry(name, path.stat().st_size, file_sha256(path), num_rows)
+
+
+def open_store(url: str) -> ObjectStore:
+    """Open the store at a local path or an `s3://bucket/prefix` URL.
+
+    Raises:
+        InvalidInput: if the URL has another scheme.
+    """
+    if url.startswith("s3://"):
+        from pipelines.storage.s3 import S3Store
+
+        return S3Store(url)
+    if "://" in url:
+        raise InvalidInput(f"lake {url}: expected a local path or s3://bucket/prefix")
+    from pipelines.storage.local import LocalStore
+
+    return LocalStore(Path(url))

@@ -1,0 +1,224 @@
+"""Snapshots: an immutable manifest each, and one pointer that is swapped to publish.
+
+A reader resolves `CURRENT.json` once and stays on that snapshot. A writer puts the manifest first, then swaps
+the pointer under compare-and-swap, so two writers cannot both win and nothing is ever half visible.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from agman.errors import InvalidInput
+from pipelines.errors import CommitUnknown, CorruptShard, StaleSnapshot, StorageUnavailable
+from pipelines.lake import CURRENT, Lake, snapshot_file, to_json
+from pipelines.storage.objects import FileEntry
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What one shard became under one model."""
+
+    name: str
+    shard: str
+    num_rows: int
+    files: dict[str, FileEntry]
+    """By attribute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The FAISS files of a group of parts: the same rows in the same order under every attribute."""
+
+    name: str
+    kind: str
+    """`flat` is exact; anything else is FAISS' name of what was built."""
+    parts: tuple[str, ...]
+    num_rows: int
+    ids: FileEntry
+    files: dict[str, FileEntry]
+    """By attribute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Everything a snapshot is: where it came from, what it holds, and how good it was found to be."""
+
+    id: str
+    parent: str | None
+    night: int
+    """1 for the first snapshot of a lake, one more than the parent's after that."""
+    created: str
+    dataset: str
+    source: str
+    model: str
+    attributes: tuple[str, ...]
+    taxonomy_digest: str
+    config: dict[str, Any]
+    config_digest: str
+    versions: dict[str, str]
+    counts: dict[str, int]
+    gates: list[dict[str, Any]]
+    files: dict[str, FileEntry]
+    """catalog.parquet, quarantine.parquet, report.json, report.html."""
+    shards: dict[str, tuple[FileEntry, ...]]
+    parts: tuple[Part, ...]
+    groups: tuple[Group, ...]
+    commit_uuid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dict that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Manifest":
+        """Read what `to_json` gave.
+
+        Raises:
+            InvalidInput: if another version of the format is met.
+        """
+        if value.get("format") != FORMAT:
+            raise InvalidInput(
+                f"manifest {value.get('id')}: expected format {FORMAT}, found {value.get('format')}"
+            )
+        read = dict(value)
+        read["attributes"] = tuple(value["attributes"])
+        read["files"] = _entries(value["files"])
+        read["shards"] = {
+            name: tuple(FileEntry(**e) for e in files) for name, files in value["shards"].items()
+        }
+        read["parts"] = tuple(Part(**{**p, "files": _entries(p["files"])}) for p in value["parts"])
+        read["groups"] = tuple(
+            Group(
+                **{
+                    **g,
+                    "parts": tuple(g["parts"]),
+                    "ids": FileEntry(**g["ids"]),
+                    "files": _entries(g["files"]),
+                }
+            )
+            for g in value["groups"]
+        )
+        return cls(**read)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The content of `CURRENT.json` and the version it was read at."""
+
+    snapshot: str
+    commit_uuid: str
+    previous: str | None
+    published: str
+    version: str = ""
+
+
+def new_snapshot_id(commit_uuid: str) -> str:
+    """Return a name that sorts by time for people; nothing in the lake relies on the clock."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{commit_uuid[:8]}"
+
+
+def read_pointer(lake: Lake) -> Pointer | None:
+    """Return what is published, None in a lake where nothing is."""
+    try:
+        current = lake.store.read(CURRENT)
+    except FileNotFoundError:
+        return None
+    return Pointer(**json.loads(current.body), version=current.version)
+
+
+def read_manifest(lake: Lake, snapshot: str) -> Manifest:
+    """Return a snapshot's manifest.
+
+    Raises:
+        InvalidInput: if there is no such snapshot.
+        CorruptShard: if the manifest cannot be read.
+    """
+    name = snapshot_file(snapshot, "manifest.json")
+    try:
+        body = lake.store.read(name).body
+    except FileNotFoundError:
+        raise InvalidInput(
+            f"{lake.url}: no snapshot {snapshot}; the lake has {', '.join(list_snapshots(lake))}"
+        ) from None
+    try:
+        return Manifest.from_json(json.loads(body))
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptShard(
+            f"{lake.url}/{name}: not a manifest ({error}); publish again or roll back"
+        ) from error
+
+
+def current_manifest(lake: Lake) -> Manifest:
+    """Return the published snapshot's manifest.
+
+    Raises:
+        InvalidInput: if nothing was published yet.
+    """
+    pointer = read_pointer(lake)
+    if pointer is None:
+        raise InvalidInput(
+            f"lake {lake.url}: nothing is published here (no CURRENT.json); is the path right? "
+            "`python jobs/nightly.py --help` tells how to publish, `make demo` makes a lake to try"
+        )
+    return read_manifest(lake, pointer.snapshot)
+
+
+def list_snapshots(lake: Lake) -> Iterator[str]:
+    """Yield the ids of all snapshots, oldest first."""
+    for name in lake.store.list_names("snapshots"):
+        if name.endswith("/manifest.json"):
+            yield name.split("/")[1]
+
+
+def publish(lake: Lake, manifest: Manifest, expected: Pointer | None) -> Pointer:
+    """Put the manifest, then swap the pointer if it still is what this run began with.
+
+    Args:
+        lake: where.
+        manifest: complete; all its files are in the lake.
+        expected: what `read_pointer` gave at the start of the run.
+
+    Raises:
+        StaleSnapshot: if somebody else published meanwhile; nothing changed.
+        CommitUnknown: if the reply was lost and reading back failed as well.
+    """
+    lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), to_json(manifest.to_json()))
+    pointer = Pointer(
+        snapshot=manifest.id,
+        commit_uuid=manifest.commit_uuid,
+        previous=expected.snapshot if expected else None,
+        published=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    )
+    body = to_json({name: value for name, value in asdict(pointer).items() if name != "version"})
+    try:
+        won = lake.store.compare_and_swap(CURRENT, body, expected.version if expected else None)
+    except StorageUnavailable as error:
+        won = _was_committed(lake, manifest, error)
+    if not won:
+        raise StaleSnapshot(
+            f"lake {lake.url}: another run published while this one worked; snapshot {manifest.id} was not "
+            "published; run again to work from the new state"
+        )
+    return pointer
+
+
+def _was_committed(lake: Lake, manifest: Manifest, error: StorageUnavailable) -> bool:
+    """Decide by reading back: the swap may have happened although its reply was lost."""
+    try:
+        pointer = read_pointer(lake)
+    except StorageUnavailable as second:
+        raise CommitUnknown(
+            f"lake {lake.url}: publishing {manifest.id} got no reply ({error}) and CURRENT.json could not be read "
+            f"back ({second}); look at CURRENT.json before running again"
+        ) from second
+    return pointer is not None and pointer.commit_uuid == manifest.commit_uuid
+
+
+def _entries(value: dict[str, Any]) -> dict[str, FileEntry]:
+    return {name: FileEntry(**entry) for name, entry in value.items()}

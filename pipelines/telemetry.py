@@ -1,0 +1,261 @@
+"""What a run says while it works and what it leaves behind.
+
+The driver alone reports: done of total, images per second, time left, quarantined. On a terminal that is a live
+bar; elsewhere a line at most every 30 s and one at the end of each stage, as JSON where `AGMAN_LOG=json` asks
+for it (a cluster's log collector). Every run leaves `runs/<run>/report.json` in its lake.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from agman.errors import AgmanError, InvalidInput
+from pipelines.lake import Lake, digest_of, to_json
+
+LINE_EVERY_S = 30.0
+EXIT_FAILED = 1
+EXIT_INVALID_INPUT = 2
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """One stage of a run as it is reported."""
+
+    name: str
+    unit: str = "images"
+    total: int = 0
+    done: int = 0
+    reused: int = 0
+    quarantined: int = 0
+    seconds: float = 0.0
+    parts: Counter[str] = field(default_factory=Counter)
+    """Worker seconds by part of the work: read, decode, model, write."""
+
+    def line(self) -> str:
+        """Say how far the stage is."""
+        if self.total <= 1:
+            return f"{self.name}: {self.seconds:.1f} s"
+        rate = self.done / self.seconds if self.seconds > 0 else 0.0
+        said = [f"{self.name}: {self.done}/{self.total} {self.unit}", f"{rate:.0f}/s"]
+        if 0 < self.done < self.total:
+            said.append(f"{(self.total - self.done) / max(rate, 1e-9):.0f} s left")
+        said.append(f"{self.seconds:.1f} s")
+        said += [f"{self.reused} reused"] if self.reused else []
+        said += [f"{self.quarantined} quarantined"] if self.quarantined else []
+        return ", ".join(said)
+
+
+class Run:
+    """One job at work."""
+
+    def __init__(self, job: str, config: Any, lake: Lake | None) -> None:
+        """Name the run; nothing is written until it ends."""
+        self.job = job
+        self.lake = lake
+        self.config: dict[str, Any] = asdict(config)
+        self.id = f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+        self.stages: list[StageTimes] = []
+        self.results: dict[str, Any] = {}
+        self.console = Console(soft_wrap=True, highlight=False)
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Tell a person one thing."""
+        if _as_json():
+            self._json_line({"message": text})
+        else:
+            self.console.print(text)
+
+    def show(self, table: Table) -> None:
+        """Print a table of results."""
+        self.console.print(table)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str = "images") -> Iterator["Stage"]:
+        """Time a stage and show its progress."""
+        times = StageTimes(name, unit, total)
+        self.stages.append(times)
+        with _reporter(self, times) as report:
+            stage = Stage(times, report)
+            try:
+                yield stage
+            finally:
+                times.seconds = stage.elapsed()
+        if _as_json():
+            self._json_line(asdict(times))
+        else:
+            self.console.print(f"  [green]✓[/] {times.line()}")
+
+    def seconds(self) -> float:
+        """Return the time since the run began."""
+        return time.monotonic() - self._started
+
+    def timings(self) -> dict[str, Any]:
+        """Return the stages, the workers' shares and the line that names the bottleneck."""
+        parts: Counter[str] = Counter()
+        for stage in self.stages:
+            parts.update(stage.parts)
+        total = sum(parts.values())
+        images = sum(stage.done - stage.reused for stage in self.stages if stage.name.startswith("embed"))
+        embedding = sum(stage.seconds for stage in self.stages if stage.name.startswith("embed"))
+        return {
+            "stages": [
+                {"name": s.name, "seconds": round(s.seconds, 2), "units": s.done, "images": s.done}
+                for s in self.stages
+            ],
+            "parts": {name: round(value / total, 4) for name, value in parts.items()} if total else {},
+            "bottleneck": bottleneck(parts),
+            "images_per_s": round(images / embedding, 1) if embedding and images else 0.0,
+            "seconds": round(self.seconds(), 2),
+        }
+
+    def line(self, times: StageTimes) -> None:
+        """Print where a stage is, for a log."""
+        if _as_json():
+            self._json_line(asdict(times))
+        else:
+            self.console.print("  " + times.line())
+
+    def leave_report(self, status: str) -> None:
+        """Write `runs/<run>/report.json`."""
+        if self.lake is None:
+            return
+        report = {
+            "run": self.id,
+            "job": self.job,
+            "status": status,
+            "config": self.config,
+            "config_digest": digest_of(self.config),
+            "timings": self.timings(),
+            **self.results,
+        }
+        self.lake.store.put_if_absent(f"runs/{self.id}/report.json", to_json(report))
+
+    def _json_line(self, value: Mapping[str, Any]) -> None:
+        line = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "run": self.id, **value}
+        self.console.out(json.dumps(line, default=str))
+
+
+class Stage:
+    """The open end of a stage that the work reports to."""
+
+    def __init__(self, times: StageTimes, report: Any) -> None:
+        """Keep the figures and who shows them."""
+        self.times = times
+        self._report = report
+        self._started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Return seconds since the stage began."""
+        return time.monotonic() - self._started
+
+    def advance(self, done: int, *, reused: bool = False, quarantined: int = 0, note: str = "") -> None:
+        """Count finished images."""
+        self.times.done += done
+        self.times.reused += done if reused else 0
+        self.times.quarantined += quarantined
+        self.times.seconds = self.elapsed()
+        self._report(note)
+
+    def spent(self, seconds: Mapping[str, float]) -> None:
+        """Add a worker's time by part of the work."""
+        self.times.parts.update(seconds)
+
+
+@contextmanager
+def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
+    """Run a job: quiet libraries, progress, a report at the end, one line for a person's mistake.
+
+    A person's mistake ends the process with 2, any other refusal of ours with 1; both say one line. What is not
+    ours keeps its traceback, because then a programmer must look.
+    """
+    quiet()
+    current = Run(job, config, lake)
+    try:
+        yield current
+    except InvalidInput as error:
+        fail(job, error)
+        raise SystemExit(EXIT_INVALID_INPUT) from None
+    except AgmanError as error:
+        current.results["error"] = f"{type(error).__name__}: {error}"
+        current.leave_report("failed")
+        fail(job, error)
+        raise SystemExit(EXIT_FAILED) from None
+    current.leave_report("done")
+
+
+def fail(job: str, error: Exception) -> None:
+    """Say what is wrong in one line on standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"{job}: {error}", style="red", markup=False)
+
+
+def quiet() -> None:
+    """Keep libraries' chatter out of a run's output; errors still come through."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("ray", "ray.train", "torch", "webdataset", "aiobotocore", "botocore", "s3fs"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def bottleneck(parts: Mapping[str, float]) -> str:
+    """Return the line that names what the workers' time went to."""
+    total = sum(parts.values())
+    if not total:
+        return "no worker time was spent: everything was reused"
+    shares = sorted(parts.items(), key=lambda item: -item[1])
+    said = ", ".join(f"{name} {value / total:.0%}" for name, value in shares)
+    return f"{shares[0][0]} is the bottleneck: {said} of {total:.1f} s of worker time"
+
+
+@contextmanager
+def _reporter(current: Run, times: StageTimes) -> Iterator[Any]:
+    if not sys.stdout.isatty() or _as_json():
+        last = time.monotonic()
+
+        def report_line(note: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= LINE_EVERY_S:
+                last = time.monotonic()
+                current.line(times)
+
+        yield report_line
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=current.console, transient=True) as bar:
+        task = bar.add_task(times.name, total=times.total, note="")
+
+        def report_bar(note: str) -> None:
+            rate = times.done / times.seconds if times.seconds else 0.0
+            bad = f" · {times.quarantined} quarantined" if times.quarantined else ""
+            bar.update(task, completed=times.done, note=note or f"{rate:.0f} {times.unit}/s{bad}")
+
+        yield report_bar
+
+
+def _as_json() -> bool:
+    return os.environ.get("AGMAN_LOG") == "json"
