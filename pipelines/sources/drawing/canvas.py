@@ -87,7 +87,10 @@ class Canvas:
         """Draw a line; its width is in body units, and at least one final pixel."""
         at = self.pixels(np.vstack([path, path[:1]]) if closed else path)
         num_pixels = max(SUPERSAMPLING, round(width * self.placement.scale * self.size[1]))
-        self._draw.line(at.ravel().tolist(), fill=(*colour, alpha), width=num_pixels, joint="curve")
+        joint = (
+            "curve" if num_pixels > 5 else None
+        )  # rounding costs more than the line, and a thin one hides it
+        self._draw.line(at.ravel().tolist(), fill=(*colour, alpha), width=num_pixels, joint=joint)
 
     def cloth(
         self, shapes: list[Points], fabric: Image.Image, level: int, holes: tuple[Points, ...] = ()

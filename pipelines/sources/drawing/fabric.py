@@ -33,10 +33,10 @@ def from_hsv(hue: float, saturation: float, value: float) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def any_colour(rng: np.random.Generator) -> Colour:
-    """Any hue, from near white to near black."""
+def any_colour(rng: np.random.Generator, strength: float = 0.8) -> Colour:
+    """Any hue, from near white to near black; strength is the greatest saturation."""
     saturation = float(rng.beta(1.3, 1.3)) if rng.random() < 0.8 else 0.05
-    return from_hsv(float(rng.random()), 0.8 * saturation, float(rng.uniform(0.14, 0.98)))
+    return from_hsv(float(rng.random()), strength * saturation, float(rng.uniform(0.14, 0.98)))
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -53,13 +53,15 @@ def distance(first: Colour, second: Colour) -> float:
     return float(np.linalg.norm(np.subtract(first, second)))
 
 
-def colour_unlike(rng: np.random.Generator, others: list[Colour], least: float = 70.0) -> Colour:
+def colour_unlike(
+    rng: np.random.Generator, others: list[Colour], least: float = 70.0, strength: float = 0.8
+) -> Colour:
     """A random colour that keeps its distance from others, so that edges stay visible."""
-    colour = any_colour(rng)
+    colour = any_colour(rng, strength)
     for _ in range(12):
         if all(distance(colour, other) >= least for other in others):
             break
-        colour = any_colour(rng)
+        colour = any_colour(rng, strength)
     return colour
 
 
@@ -118,40 +120,45 @@ def _stripes(
 
 
 def _scatter(sheet: Image.Image, fabric: Fabric, rng: np.random.Generator) -> None:
-    """Dots on a slanted grid, or flowers where they fall: one stamp, pasted often."""
-    width, height = sheet.size
-    pitch = max(8, round(fabric.pitch * width * 1.1))
-    stamp = Image.new("L", (pitch, pitch))
-    draw = ImageDraw.Draw(stamp)
+    """Dots on a slanted grid, or flowers strewn about: one tile, repeated, so that it costs one paste."""
+    pitch = max(8, round(fabric.pitch * sheet.width * 1.1))
     if fabric.pattern == "dots":
-        draw.ellipse((pitch * 0.2, pitch * 0.2, pitch * 0.75, pitch * 0.75), fill=255)
-        row = Image.new("L", (width + pitch, pitch))
-        for x in range(0, width + pitch, pitch):
-            row.paste(stamp, (x, 0))
-        for index, y in enumerate(range(0, height, pitch)):
-            sheet.paste(fabric.accent, (-(pitch // 2) * (index % 2), y), row)
+        tile = Image.new("L", (pitch, 2 * pitch))
+        _discs(tile, pitch, [(0.5, 0.5), (0.0, 1.5), (1.0, 1.5)], 0.27, 255)
     else:
-        for turn in np.linspace(0, 2 * np.pi, 5, endpoint=False) + fabric.angle:
-            x, y, radius = (
-                pitch * (0.5 + 0.24 * np.cos(turn)),
-                pitch * (0.5 + 0.24 * np.sin(turn)),
-                pitch * 0.19,
+        tile = Image.new("L", (3 * pitch, 3 * pitch))
+        for cell in rng.permutation(9)[:5]:
+            x, y = cell % 3 + 0.5, cell // 3 + 0.5
+            turns = np.linspace(0, 2 * np.pi, 5, endpoint=False) + float(rng.uniform(0, np.pi))
+            _discs(
+                tile, pitch, [(x + 0.22 * np.cos(turn), y + 0.22 * np.sin(turn)) for turn in turns], 0.18, 235
             )
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=235)
-        draw.ellipse((pitch * 0.4, pitch * 0.4, pitch * 0.6, pitch * 0.6), fill=90)
-        count = int(0.5 * width * height / pitch**2)
-        for x, y in (rng.random((count, 2)) * (width, height)).astype(int).tolist():
-            sheet.paste(fabric.accent, (x, y), stamp)
+            _discs(tile, pitch, [(x, y)], 0.1, 90)
+    repeats = (-(-sheet.height // tile.height), -(-sheet.width // tile.width))
+    mask = np.tile(np.asarray(tile), repeats)[: sheet.height, : sheet.width]
+    sheet.paste(fabric.accent, mask=Image.fromarray(mask))
+
+
+def _discs(
+    tile: Image.Image, pitch: int, centres: list[tuple[float, float]], radius: float, value: int
+) -> None:
+    """Draw discs on a tile; centres and radius are in pitches."""
+    draw = ImageDraw.Draw(tile)
+    for x, y in centres:
+        box = (x - radius) * pitch, (y - radius) * pitch, (x + radius) * pitch, (y + radius) * pitch
+        draw.ellipse(box, fill=value)
 
 
 def sample_backdrop(rng: np.random.Generator, size: tuple[int, int], unlike: list[Colour]) -> Image.Image:
     """What stands behind the figure, at the final size."""
     kind = str(rng.choice(BACKDROPS, p=BACKDROP_SHARES))
-    base = colour_unlike(rng, unlike, 75.0)
+    base = colour_unlike(rng, unlike, 75.0, 0.55)
     if rng.random() < 0.35:  # a studio
         base = from_hsv(float(rng.random()), float(rng.uniform(0, 0.12)), float(rng.uniform(0.75, 0.98)))
     other = (
-        shade(base, float(rng.uniform(0.6, 1.5))) if rng.random() < 0.7 else colour_unlike(rng, unlike, 60.0)
+        shade(base, float(rng.uniform(0.6, 1.5)))
+        if rng.random() < 0.7
+        else colour_unlike(rng, unlike, 60.0, 0.55)
     )
     sheet = Image.new("RGB", size, base)
     if kind == "plain":
@@ -163,8 +170,12 @@ def sample_backdrop(rng: np.random.Generator, size: tuple[int, int], unlike: lis
         grain = rng.integers(0, 130, size=(size[1] // int(rng.integers(2, 9)), size[0] // 4), dtype=np.uint8)
         sheet.paste(other, mask=Image.fromarray(grain).resize(size, Image.Resampling.BICUBIC))
         return sheet
-    _furnish(sheet, kind, other, rng)
-    return sheet.filter(ImageFilter.BoxBlur(float(rng.uniform(0.5, 4.0)) * size[0] / 256))
+    half = sheet.resize(
+        (size[0] // 2, size[1] // 2), Image.Resampling.NEAREST
+    )  # out of focus, so half will do
+    _furnish(half, kind, other, rng)
+    half = half.filter(ImageFilter.BoxBlur(float(rng.uniform(0.2, 2.0)) * size[0] / 256))
+    return half.resize(size, Image.Resampling.BILINEAR)
 
 
 def _furnish(sheet: Image.Image, kind: str, other: Colour, rng: np.random.Generator) -> None:
@@ -182,7 +193,9 @@ def _furnish(sheet: Image.Image, kind: str, other: Colour, rng: np.random.Genera
                 x + width * float(rng.uniform(0.15, 0.4)),
                 y + height * float(rng.uniform(0.15, 0.45)),
             )
-            draw.rectangle(frame, fill=any_colour(rng), outline=shade(other, 0.6), width=max(1, width // 80))
+            draw.rectangle(
+                frame, fill=any_colour(rng, 0.6), outline=shade(other, 0.6), width=max(1, width // 80)
+            )
     elif kind == "panels":
         step = width / int(rng.integers(3, 8))
         for index in range(0, int(width / step) + 1, 2):
@@ -192,7 +205,7 @@ def _furnish(sheet: Image.Image, kind: str, other: Colour, rng: np.random.Genera
             x, y = float(rng.uniform(0, width)), float(rng.uniform(0, height))
             half = width * float(rng.uniform(0.03, 0.2))
             box = (x - half, y - half, x + half, y + half)
-            colour = (*any_colour(rng), int(rng.integers(60, 200)))
+            colour = (*any_colour(rng, 0.6), int(rng.integers(60, 200)))
             if kind == "bokeh" or rng.random() < 0.4:
                 draw.ellipse(box, fill=colour)
             else:

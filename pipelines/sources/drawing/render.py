@@ -110,6 +110,8 @@ def _paint_inner(canvas: Canvas, drawn: dict[str, str], figure: people.Figure, o
     """What a coat is worn over."""
     if "pant_length" in drawn:
         _paint_trousers(canvas, drawn["pant_length"], figure, outfit)
+    else:
+        canvas.cloth([shapes.skirt(shapes.SKIRT_HEM_Y["short"], 0.0, 0)], outfit.lower, 140)
     canvas.cloth([shapes.trunk(0.42)], outfit.lower, 140, (shapes.cut_above(shapes.NECKLINES["round"]),))
 
 

@@ -160,7 +160,7 @@ def _sample_dress(rng: np.random.Generator) -> _Sampled:
 
 def _sample_coat(rng: np.random.Generator) -> _Sampled:
     attributes = ("sleeve_length", "lapel_design", "coat_length")
-    company = {"pant_length": "full"} if rng.random() < 0.4 else {}
+    company = {"pant_length": "full"} if rng.random() < 0.5 else {"skirt_length": "short"}
     return {attribute: _value(rng, attribute) for attribute in attributes}, company, "full"
 
 
