@@ -246,6 +246,10 @@ def _stretched(attention: np.ndarray) -> np.ndarray:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns nearly every 16-bit picture white.
+        levels = np.asarray(image).astype(np.float32) / 257.0
+        return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     pixels = image.convert("RGBA")

@@ -40,6 +40,12 @@ def test_thumbnails_are_upright_and_lie_on_white():
     assert clear.getpixel((9, 9)) == (255, 255, 255)
 
 
+def test_sixteen_bits_keep_their_shades():
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None, :].repeat(64, axis=0)
+    light = np.asarray(thumbnail(encoded(Image.fromarray(ramp)), 64).convert("L"))[0].astype(int)
+    assert np.abs(light - np.linspace(0, 255, 64)).max() <= 1
+
+
 def test_the_square_is_what_the_network_sees():
     banner = Image.new("RGB", (300, 100), "red")
     banner.paste("blue", (100, 0, 200, 100))
