@@ -1,14 +1,13 @@
 """Bring a lake up to date with a catalog and publish the result.
 
-Reads the source, fetches and embeds only what changed, builds the indexes of the new parts, passes the gates and
-publishes a snapshot with one swap. Started again after a crash, it finishes the rest.
+Reads the source, fetches and embeds only what changed, builds the indexes of the new parts, passes the gates
+and publishes a snapshot with one swap. Started again after a crash, it finishes the rest.
 
-    python jobs/nightly.py catalog --lake ./lake --source ./products.parquet
-    ray job submit --working-dir . -- python jobs/nightly.py catalog --lake s3://shop-lake --source s3://shop/feed.parquet
+    python jobs/nightly.py --lake ./lake --source ./products.parquet
+    ray job submit --working-dir . -- python jobs/nightly.py --lake s3://shop-lake --source s3://shop/feed.parquet
 """
 
-import tyro
-
+from jobs.command_line import read_config
 from jobs.recipes import NIGHT
 from pipelines import telemetry
 from pipelines.lake import Lake
@@ -16,17 +15,17 @@ from pipelines.nightly import run_night
 
 
 def main() -> None:
-    """Read the command line and run one night."""
-    config = tyro.extras.overridable_config_cli(NIGHT, description=__doc__)
-    lake = Lake(config.lake)
-    with telemetry.run("nightly", config, lake) as run:
+    """Run one night."""
+    config = read_config(NIGHT, __doc__)
+    with telemetry.run("nightly", config, Lake(config.lake)) as run:
         manifest = run_night(config, run)
         if manifest is None:
             run.say("nothing changed: the published snapshot goes on serving")
             return
         counts = manifest.counts
-        run.say(f"published snapshot {manifest.id}, number {manifest.night} of this lake")
+        run.say(f"published snapshot {manifest.id}, number {manifest.night} of {config.lake}")
         run.say(f"  {counts['images_embedded']} pictures embedded, {counts['reused']} records reused")
+        run.say(f"  report: {config.lake}/snapshots/{manifest.id}/report.html")
 
 
 if __name__ == "__main__":

@@ -276,6 +276,10 @@ class Catalog:
         """Return the parts that hold a live picture."""
         return self._names("select distinct part from pictures where part is not null")
 
+    def home_shards(self) -> list[str]:
+        """Return the shards that tonight's pictures are read from, embedded or not, sorted."""
+        return sorted(self._names("select distinct shard from homes"))
+
     def live_shards(self) -> list[str]:
         """Return the shards that hold a live picture, sorted."""
         return sorted(self._names("select distinct shard from pictures where part is not null"))

@@ -6,20 +6,35 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from agman.checkpoint import load_model
 from agman.errors import InvalidInput
-from pipelines.lake import Lake, model_folder, to_json, working_folder
+from pipelines.lake import DIGEST_LETTERS, Lake, model_folder, to_json, working_folder
 from pipelines.storage.objects import store_file
 
 MODEL_FILES = ("weights.safetensors", "config.json")
 METRICS = "metrics.json"
 
 
-def publish_model(lake: Lake, folder: Path, model: str, metrics: dict[str, Any] | None = None) -> None:
+def publish_model(lake: Lake, folder: Path, model: str) -> None:
     """Upload a model's folder under its digest; the same weights are one model."""
     for file in MODEL_FILES:
         store_file(lake.store, folder / file, f"{model_folder(model)}/{file}")
-    if metrics is not None:
-        lake.store.put_if_absent(f"{model_folder(model)}/{METRICS}", to_json(metrics))
+
+
+def store_metrics(lake: Lake, model: str, metrics: dict[str, Any]) -> None:
+    """Keep a model's first evaluation beside it; every later one is in its run's report."""
+    lake.store.put_if_absent(f"{model_folder(model)}/{METRICS}", to_json(metrics))
+
+
+def import_model(lake: Lake, folder: Path) -> str:
+    """Publish a model's folder, such as another lake's, and return its id.
+
+    Raises:
+        CheckpointMismatch: if its files do not belong together.
+    """
+    model = load_model(folder).digest[:DIGEST_LETTERS]
+    publish_model(lake, folder, model)
+    return model
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pipelines.cluster import connected, num_cpus, num_gpus
 from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.lake import Lake, digest_of, receipt, shard_index, snapshot_file, to_json, working_folder
-from pipelines.models import fetch_model, read_metrics, resolve_model
+from pipelines.models import fetch_model, import_model, read_metrics, resolve_model
 from pipelines.morning import morning_report, render_morning
 from pipelines.quality import Gate, GateOptions
 from pipelines.scheduling import ActorWorkers, Receipt, TaskWorkers, Unit, Workers, run_units
@@ -42,7 +42,7 @@ from pipelines.storage.snapshots import (
 )
 from pipelines.telemetry import Run, Stage
 
-Until = Literal["shards", "embeddings", "indexes", "publish"]
+Until = Literal["embeddings", "indexes", "publish"]
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
 
 
@@ -57,7 +57,7 @@ class NightConfig:
     dataset: str = "catalog"
     """Folder below shards/."""
     model: str = ""
-    """Model id or its beginning; empty takes the published snapshot's, or the lake's only one."""
+    """Model id, its beginning, or a model's folder; empty: the published snapshot's, or the lake's only one."""
     shards: ShardOptions = field(default_factory=ShardOptions)
     """How pictures become tars."""
     embed: EmbedOptions = field(default_factory=EmbedOptions)
@@ -334,8 +334,6 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
         night = Night(config, run, folder)
         night.plan()
         night.build_shards()
-        if until == "shards":
-            return None
         night.embed()
         if until == "embeddings":
             return None
@@ -343,10 +341,21 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
         return night.publish() if until == "publish" else None
 
 
+def build_shards(config: NightConfig, run: Run) -> list[str]:
+    """Shard what the lake does not have yet and return the shards that hold the source's pictures."""
+    with connected(), working_folder() as folder:
+        night = Night(config, run, folder)
+        night.plan()
+        night.build_shards()
+        return night.catalog.home_shards()
+
+
 def choose_model(lake: Lake, wanted: str, parent: Manifest | None) -> str:
     """Return the model that is asked for, else the serving one, else the lake's only one."""
     if not wanted and parent is not None:
         return parent.model
+    if (Path(wanted) / "config.json").is_file():
+        return import_model(lake, Path(wanted))
     return resolve_model(lake, wanted)
 
 

@@ -1,0 +1,134 @@
+"""Find the products that look alike in one attribute, or in several with weights.
+
+python jobs/search.py query.jpg --lake ./lake --attribute neckline_design -k 10
+python jobs/search.py --lake ./lake --key style-000123 --attribute neckline_design=0.7 sleeve_length=0.3
+ray job submit --working-dir . -- python jobs/search.py --lake s3://shop-lake --key A-17 --attribute lapel_design
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.table import Table
+
+from agman.errors import InvalidInput
+from jobs.command_line import read_config
+from pipelines import telemetry
+from pipelines.lake import Lake
+from pipelines.morning import caption, is_relevant
+from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
+from pipelines.search import Hit, Searcher, open_searcher
+
+PICTURE_PIXELS = 160
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """One search."""
+
+    image: Annotated[str, tyro.conf.Positional] = ""
+    """Picture to search with; leave out with --key."""
+    lake: str = "./lake"
+    """Root of the lake: a local folder or s3://bucket/prefix."""
+    attribute: tuple[str, ...] = ()
+    """Attributes that must look alike, each with an optional weight: neckline_design=0.7 sleeve_length=0.3."""
+    key: str = ""
+    """Product of the catalog to search with, instead of a picture."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """Number of answers."""
+    grid: str = "search.png"
+    """File for the answers' pictures; empty writes none."""
+    snapshot: str = ""
+    """Snapshot to search; empty takes the published one."""
+
+
+def main() -> None:
+    """Answer one search."""
+    config = read_config({"search": ("", SearchConfig())}, __doc__)
+    with telemetry.run("search", config) as run:
+        answer(config, run)
+
+
+def answer(config: SearchConfig, run: telemetry.Run) -> list[Hit]:
+    """Search, print the table and draw the grid."""
+    with open_searcher(Lake(config.lake), config.snapshot or None) as searcher:
+        weights = searcher.check_weights(parse_weights(config.attribute, searcher.attributes))
+        encoded, row = _query(config, searcher)
+        query = searcher.embedding_of(config.key) if row else searcher.embed_image(encoded)
+        hits = searcher.search(query, weights, config.k, exclude=row["sha256"] if row else None)
+        run.show(_table(hits, list(weights), config))
+        if config.grid:
+            _draw(searcher, config, encoded, row, hits, list(weights))
+            run.say(f"pictures: {config.grid}")
+        return hits
+
+
+def parse_weights(attributes: tuple[str, ...], known: tuple[str, ...]) -> dict[str, float]:
+    """Read `name` and `name=weight`.
+
+    Raises:
+        InvalidInput: if none is given or a weight is not a number.
+    """
+    if not attributes:
+        raise InvalidInput(f"--attribute: expected one or more of {', '.join(known)}, found none")
+    weights = {}
+    for text in attributes:
+        name, _, weight = text.partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise InvalidInput(f"--attribute {text}: expected NAME=NUMBER, found {weight!r}") from None
+    return weights
+
+
+def _query(config: SearchConfig, searcher: Searcher) -> tuple[bytes, dict[str, object]]:
+    """Return the query's picture, and its catalog row where it is a product."""
+    if bool(config.image) == bool(config.key):
+        raise InvalidInput("expected either a picture's path or --key KEY, found both or neither")
+    if config.key:
+        row = searcher.row_of(config.key)
+        return searcher.picture_of(row), row
+    try:
+        return Path(config.image).read_bytes(), {}
+    except OSError as error:
+        raise InvalidInput(f"picture {config.image}: {error.strerror}; is the path right?") from error
+
+
+def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Table:
+    table = Table(title=f"like {config.key or config.image} in {', '.join(attributes)}")
+    columns = [name for name in ("category", "brand", "price") if hits and name in hits[0].row]
+    for name in ("rank", "key", "score", *(attributes if len(attributes) > 1 else ()), "shown", *columns):
+        table.add_column(name, justify="right" if name in ("rank", "score", "price") else "left")
+    for hit in hits:
+        cosines = [f"{hit.scores[name]:.3f}" for name in attributes] if len(attributes) > 1 else []
+        shown = "; ".join(caption(hit.row, name) for name in attributes)
+        own = [str(hit.row[name]) for name in columns]
+        table.add_row(str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, shown, *own)
+    return table
+
+
+def _draw(
+    searcher: Searcher,
+    config: SearchConfig,
+    encoded: bytes,
+    row: dict[str, object],
+    hits: list[Hit],
+    attributes: list[str],
+) -> None:
+    results = tuple(
+        GridResult(
+            image=square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
+            caption=(hit.key, f"{hit.score:.3f}", *(caption(hit.row, name) for name in attributes)),
+            relevant=is_relevant(row, hit, attributes[0]) if len(attributes) == 1 else None,
+        )
+        for hit in hits
+    )
+    title = f"{config.key or Path(config.image).name}: {', '.join(attributes)}"
+    picture_grid(
+        [GridRow(title=title, query=square_thumbnail(encoded, PICTURE_PIXELS), results=results)], config.grid
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Train AG-MAN on a labelled catalog with Ray Train, judge it on held-out products, keep it in the lake.
+
+A run of the same --name that was stopped goes on from its last checkpoint.
+
+    python jobs/train.py demo --lake ./demo-lake
+    ray job submit --working-dir . -- python jobs/train.py --lake s3://shop-lake --source s3://shop/labelled.parquet
+"""
+
+from jobs.command_line import read_config
+from jobs.evaluate import show_scores
+from jobs.recipes import TRAIN
+from pipelines import telemetry
+from pipelines.cluster import connected
+from pipelines.evaluation import evaluate
+from pipelines.lake import Lake
+from pipelines.models import store_metrics
+from pipelines.nightly import NightConfig, build_shards
+from pipelines.training.config import TrainConfig
+from pipelines.training.driver import read_taxonomy, train
+
+
+def main() -> None:
+    """Train one model."""
+    config = read_config(TRAIN, __doc__)
+    with telemetry.run("train", config, Lake(config.lake)) as run:
+        train_and_judge(config, run)
+
+
+def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
+    """Shard, train and evaluate; returns the model's id."""
+    lake = Lake(config.lake)
+    taxonomy = read_taxonomy(config.taxonomy)
+    night = NightConfig(lake=config.lake, source=config.source, dataset=config.dataset, shards=config.shards)
+    with connected():
+        shards = build_shards(night, run)
+        trained = train(config, shards, taxonomy, run)
+        run.say(f"model {trained.model}: step {trained.step}, validation MAP {trained.validation_map:.4f}")
+        scores = evaluate(lake, trained.model, config.dataset, shards, run)
+    store_metrics(lake, trained.model, scores)
+    run.results.update(model=trained.model, evaluation=scores)
+    show_scores(run, trained.model, scores)
+    return trained.model
+
+
+if __name__ == "__main__":
+    main()

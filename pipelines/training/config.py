@@ -1,0 +1,57 @@
+"""What a training is asked to do."""
+
+from dataclasses import dataclass, field
+
+from agman.trainer import TrainerConfig
+
+from agman.model import ModelConfig
+from agman.transforms import Augmentation, Preprocess
+from pipelines.shards.plan import ShardOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training."""
+
+    lake: str
+    """Root of the lake: a local folder or s3://bucket/prefix."""
+    source: str
+    """Where labelled pictures come from; what is sharded already is used as it is."""
+    dataset: str = "catalog"
+    """Folder below shards/."""
+    taxonomy: str = "fashionai"
+    """`fashionai`, or the path of a JSON file {"attributes": [{"name": …, "values": […]}]}."""
+    name: str = "train"
+    """Name of the run below runs/; a run of the same name that was stopped is resumed."""
+    shards: ShardOptions = field(default_factory=ShardOptions)
+    """How pictures become tars."""
+    network: ModelConfig = field(default_factory=ModelConfig)
+    """Architecture."""
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    """How pictures become the network's input."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of training pictures."""
+    optimisation: TrainerConfig = field(default_factory=TrainerConfig)
+    """Sampling, losses, optimizer and schedule."""
+    num_workers: int = 2
+    """Ray Train workers; each holds the model and streams its own shards."""
+    cpus_per_worker: int = 1
+    """CPUs that each worker reserves and computes with."""
+    use_gpu: bool = False
+    """Give each worker a GPU."""
+    triplets_per_step: int = 16
+    """Triplets drawn for one step of one worker (the paper's batch)."""
+    steps: int = 10_000
+    """Optimizer steps."""
+    validate_every: int = 1_000
+    """Steps between validations; the full state is kept at each."""
+    buffer_samples: int = 8_192
+    """Decoded pictures that each worker holds to draw from, 3 x image_size² bytes each."""
+    max_minutes: float = 0
+    """Stop cleanly after this time and keep the best so far; 0 is without limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail later on a worker."""
+        for name in ("num_workers", "triplets_per_step", "steps", "validate_every", "buffer_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")

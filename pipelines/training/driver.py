@@ -1,0 +1,117 @@
+"""Train a model from shards through Ray Train, and publish the best checkpoint in the lake."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from agman.errors import InvalidInput
+from agman.taxonomy import FASHIONAI, Taxonomy
+from pipelines.evaluation import HeldOut, load_held_out
+from pipelines.lake import Lake, shard_tar
+from pipelines.models import import_model
+from pipelines.telemetry import Run
+from pipelines.training.board import Board, watching
+from pipelines.training.config import TrainConfig
+from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
+
+RESTARTS = 3
+VALIDATION_PICTURES = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training gave."""
+
+    model: str
+    """Id in the lake's models/."""
+    step: int
+    """Of the checkpoint that was kept."""
+    validation_map: float
+    """Query-weighted, of the checkpoint that was kept."""
+
+
+def train(config: TrainConfig, shards: Sequence[str], taxonomy: Taxonomy, run: Run) -> Trained:
+    """Train, and publish the checkpoint with the best validation MAP as a model of the lake.
+
+    Args:
+        config: see `TrainConfig`.
+        shards: names of the dataset's shards.
+        taxonomy: attributes and values to learn.
+        run: told the progress.
+
+    Raises:
+        InvalidInput: if there is nothing to learn from.
+    """
+    lake = Lake(config.lake)
+    num_workers = min(config.num_workers, len(shards))
+    if num_workers < config.num_workers:
+        run.say(f"  {len(shards)} shards feed {num_workers} workers, not {config.num_workers}")
+    urls = tuple(f"{lake.url}/{shard_tar(config.dataset, shard)}" for shard in shards)
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    task = WorkerTask(
+        config=config,
+        urls=urls,
+        taxonomy=taxonomy,
+        held_out=ray.put(_validation(config, urls, taxonomy)),
+        board=board,
+        deadline=time.time() + 60 * config.max_minutes if config.max_minutes else None,
+    )
+    with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run):
+        result = _ray_trainer(config, lake, task, num_workers).fit()
+    kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
+    checkpoint, metrics = max(kept, key=lambda pair: float(pair[1]["map"]))
+    with checkpoint.as_directory() as folder:
+        model = import_model(lake, Path(folder) / MODEL_FOLDER)
+    return Trained(model, int(metrics["step"]), float(metrics["map"]))
+
+
+def read_taxonomy(spec: str) -> Taxonomy:
+    """Return the taxonomy that a config names.
+
+    Raises:
+        InvalidInput: if it is neither `fashionai` nor a readable JSON file.
+    """
+    if spec == "fashionai":
+        return FASHIONAI
+    try:
+        return Taxonomy.from_json(json.loads(Path(spec).read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InvalidInput(f"taxonomy {spec}: expected `fashionai` or a JSON file, found {error}") from error
+
+
+def _validation(config: TrainConfig, urls: Sequence[str], taxonomy: Taxonomy) -> HeldOut:
+    held_out = load_held_out(urls, taxonomy, config.preprocess, roles=("valid",), limit=VALIDATION_PICTURES)
+    if not held_out.is_query.any():
+        raise InvalidInput(
+            f"source {config.source}: expected at least 4 labelled pictures of role valid, "
+            f"found {len(held_out.is_query)}; a larger catalog, or a `role` column, gives them"
+        )
+    return held_out
+
+
+def _ray_trainer(config: TrainConfig, lake: Lake, task: WorkerTask, num_workers: int) -> TorchTrainer:
+    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=task,
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=config.name,
+            storage_path=f"{lake.url}/runs",
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            # The best by validation, and beside it always the last, which a resumed run goes on from.
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="map", checkpoint_score_order="max"
+            ),
+        ),
+    )
