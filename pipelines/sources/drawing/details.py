@@ -27,32 +27,31 @@ def paint_collar(canvas: Canvas, value: str, hem_y: float, cloth: Colour, trim: 
     fill = trim if distance(trim, cloth) > 60 else contrast(cloth)
     for outline in (leaf, mirror(leaf)):
         canvas.fill(outline, fill, level=215)
-        canvas.line(outline, contrast(fill, 0.6), 0.007, closed=True)
+        canvas.line(outline, contrast(fill, 0.55), 0.007, closed=True)
 
 
 def _paint_rib(canvas: Canvas, trim: Colour) -> None:
-    outer = curve(points((-0.098, -0.06), (-0.092, 0.03), (0.0, 0.098), (0.092, 0.03), (0.098, -0.06)))
-    inner = curve(points((-0.058, -0.06), (-0.05, 0.012), (0.0, 0.045), (0.05, 0.012), (0.058, -0.06)))
+    outer = curve(points((-0.120, -0.05), (-0.112, 0.045), (0.0, 0.122), (0.112, 0.045), (0.120, -0.05)))
+    inner = curve(points((-0.062, -0.06), (-0.052, 0.012), (0.0, 0.045), (0.052, 0.012), (0.062, -0.06)))
     canvas.fill(np.vstack([outer, inner[::-1]]), trim, level=215)
-    rib = contrast(trim, 0.5)
+    rib = contrast(trim, 0.45)
     for index in range(1, len(outer) - 1, 2):
         canvas.line(np.vstack([outer[index], inner[index]]), rib, 0.007)
 
 
 def paint_neck(canvas: Canvas, value: str, cloth: Colour) -> None:
     """A neck that stands up, or folds that hang down."""
-    light, dark = shade(cloth, 1.18), contrast(cloth)
+    light, dark = shade(cloth, 1.22), contrast(cloth, 0.6)
     if value == "turtle":
-        _band(canvas, light, dark, -0.118, 0.02, 0.066, 0.088)
-        canvas.line(curve(points((-0.074, -0.05), (0.0, -0.036), (0.074, -0.05))), dark, 0.009)
+        _band(canvas, light, dark, -0.122, 0.035, 0.080, 0.118)
+        canvas.line(curve(points((-0.096, -0.035), (0.0, -0.012), (0.096, -0.035))), dark, 0.014)
     elif value == "low_turtle":
-        _band(canvas, light, dark, -0.05, 0.02, 0.060, 0.084)
+        _band(canvas, light, dark, -0.022, 0.028, 0.072, 0.098)
     elif value == "ruffle_semi_high":
-        _band(canvas, light, dark, -0.06, 0.015, 0.058, 0.07)
-        _ruffle(canvas, light, dark, -0.066, 0.085)
-        _ruffle(canvas, light, dark, 0.035, 0.125)
+        for y, half in ((0.125, 0.165), (0.045, 0.145), (-0.045, 0.110)):
+            _ruffle(canvas, light, dark, y, half)
     else:
-        for depth, tone in ((0.20, 0.86), (0.165, 1.22), (0.13, 0.86), (0.095, 1.22)):
+        for depth, tone in ((0.285, 0.72), (0.23, 1.25), (0.175, 0.72), (0.12, 1.25)):
             _drape(canvas, shade(cloth, tone), dark, depth)
 
 
@@ -68,20 +67,20 @@ def _band(
 
 def _ruffle(canvas: Canvas, fill: Colour, seam: Colour, y: float, half: float) -> None:
     across = np.linspace(-1.0, 1.0, 49)
-    wave = 0.013 * np.cos(across * np.pi * 7)
-    lower = np.column_stack([half * across, y + 0.03 + wave - 0.012 * across**2])
+    wave = 0.016 * np.cos(across * np.pi * 6)
+    lower = np.column_stack([half * across, y + 0.036 + wave - 0.012 * across**2])
     upper = np.column_stack(
         [half * 0.9 * across[::-1], y - 0.012 - 0.6 * wave[::-1] - 0.012 * across[::-1] ** 2]
     )
     outline = np.vstack([lower, upper])
     canvas.fill(outline, fill, level=215)
-    canvas.line(outline, seam, 0.006, closed=True)
+    canvas.line(outline, seam, 0.009, closed=True)
 
 
 def _drape(canvas: Canvas, fill: Colour, seam: Colour, depth: float) -> None:
-    half = 0.105 + 0.1 * (depth - 0.095)
+    half = 0.112 + 0.18 * (depth - 0.12)
     lower = curve(
-        points((-half, -0.012), (-0.062, 0.62 * depth), (0.0, depth), (0.062, 0.62 * depth), (half, -0.012))
+        points((-half, -0.012), (-0.07, 0.62 * depth), (0.0, depth), (0.07, 0.62 * depth), (half, -0.012))
     )
     upper = curve(
         points(
@@ -89,7 +88,7 @@ def _drape(canvas: Canvas, fill: Colour, seam: Colour, depth: float) -> None:
         )
     )
     canvas.fill(np.vstack([lower, upper]), fill, level=190)
-    canvas.line(lower, seam, 0.006)
+    canvas.line(lower, seam, 0.010)
 
 
 def paint_lapel(canvas: Canvas, value: str, hem_y: float, cloth: Colour, trim: Colour) -> None:
@@ -102,8 +101,8 @@ def paint_lapel(canvas: Canvas, value: str, hem_y: float, cloth: Colour, trim: C
         canvas.line(edge, trim, 0.014)
     for y in np.arange(start_y + 0.035, min(hem_y, 0.56) - 0.02, 0.075):
         canvas.fill(shapes.ellipse(0.022, float(y), 0.010, 0.009, 10), seam)
-    fill = shade(cloth, 1.16) if sum(cloth) < 600 else shade(cloth, 0.88)
+    fill = contrast(cloth, 0.28)
     for piece in shapes.LAPEL_LEAVES[value]:
         for outline in (piece, mirror(piece)):
             canvas.fill(outline, fill, level=215)
-            canvas.line(outline, seam, 0.008, closed=True)
+            canvas.line(outline, seam, 0.010, closed=True)

@@ -90,7 +90,7 @@ def weave(fabric: Fabric, size: tuple[int, int], rng: np.random.Generator) -> Im
     elif fabric.pattern in ("dots", "flowers"):
         _scatter(sheet, fabric, rng)
     elif fabric.pattern == "gradient":
-        sheet.paste(fabric.accent, mask=_ramp(fabric.angle, size))
+        sheet.paste(fabric.accent, mask=_ramp(fabric.angle, (size[0] // 4, size[1] // 4)).resize(size))
     elif fabric.pattern == "melange":
         grain = rng.integers(0, 150, size=(size[1] // 4, size[0] // 4), dtype=np.uint8)
         sheet.paste(fabric.accent, mask=Image.fromarray(grain).resize(size, Image.Resampling.BILINEAR))

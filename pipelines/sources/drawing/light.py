@@ -1,5 +1,7 @@
 """What the camera adds: light and shadow, folds, exposure, blur and noise."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
@@ -36,10 +38,10 @@ def _stretch(field: _Field, size: tuple[int, int]) -> _Field:
 def _light(canvas: Canvas, rng: np.random.Generator) -> _Field:
     """Brightness of each place at the size of the maps: [h, w], around 1."""
     width, height = canvas.relief.size
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
+    x, y = np.linspace(0, 1, width, dtype=np.float32), np.linspace(0, 1, height, dtype=np.float32)[:, None]
     turn = float(rng.uniform(0, 2 * np.pi))
     slope = float(rng.uniform(0.0, 0.45))
-    brightness = 1 + slope * ((x - 0.5) * np.cos(turn) + (y - 0.5) * np.sin(turn))
+    brightness = 1 + slope * ((x - 0.5) * math.cos(turn) + (y - 0.5) * math.sin(turn))
     brightness -= float(rng.uniform(0, 0.5)) * ((x - 0.5) ** 2 + (y - 0.5) ** 2)
     brightness *= float(rng.uniform(0.78, 1.15))
     brightness += _relief(canvas, turn) * float(rng.uniform(0.5, 1.0))
@@ -52,7 +54,7 @@ def _relief(canvas: Canvas, turn: float) -> _Field:
     radius = canvas.relief.width / 40
     near = as_array(canvas.relief.filter(ImageFilter.GaussianBlur(radius))) / 255
     down, right = np.gradient(near)
-    facing = -(right * np.cos(turn) + down * np.sin(turn)) * radius
+    facing = -(right * math.cos(turn) + down * math.sin(turn)) * radius
     inside = as_array(canvas.relief) > 0
     lit: _Field = np.where(inside, 0.55 * np.clip(facing, -0.6, 0.35), 0.12 * np.minimum(facing, 0))
     return lit.astype(np.float32)

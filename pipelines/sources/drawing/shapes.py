@@ -39,6 +39,11 @@ SLEEVE_END = {
 
 _BODY_Y = np.array([0.0, 0.07, 0.15, WAIST_Y, HIP_Y, CROTCH_Y])
 _BODY_HALF_WIDTH = np.array([0.158, 0.158, 0.128, 0.098, 0.140, 0.142])
+_GRID_Y = np.linspace(-0.05, 1.1, 93)
+_GRID_HALF_WIDTH = np.convolve(
+    np.pad(np.interp(_GRID_Y, _BODY_Y, _BODY_HALF_WIDTH), 4, mode="edge"), np.full(9, 1 / 9), mode="valid"
+)
+"""The body's half-width, smoothed so that an outline has no corners."""
 
 
 def points(*pairs: tuple[float, float]) -> Points:
@@ -92,10 +97,7 @@ def half_width(y: Points, ease: float, flare: float) -> Points:
         ease: how far the cloth stands off the body.
         flare: how much wider it grows for each unit below the hips.
     """
-    grid = np.linspace(-0.05, 1.1, 93)
-    width = np.interp(grid, _BODY_Y, _BODY_HALF_WIDTH) + ease + flare * np.clip(grid - HIP_Y, 0.0, None)
-    padded = np.pad(width, 4, mode="edge")
-    return np.interp(y, grid, np.convolve(padded, np.full(9, 1 / 9), mode="valid"))
+    return np.interp(y, _GRID_Y, _GRID_HALF_WIDTH) + ease + flare * np.clip(y - HIP_Y, 0.0, None)
 
 
 def trunk(hem_y: float, ease: float = 0.0, flare: float = 0.0) -> Points:
@@ -125,7 +127,8 @@ def path_to(joints: Points, share: float, num: int = 14) -> Points:
     reach, knots = np.append(reach, reach[-1] + steps[-1]), np.vstack([joints, beyond])
     at = np.linspace(0.0, share * reach[-2], num)
     made = np.column_stack([np.interp(at, reach, knots[:, 0]), np.interp(at, reach, knots[:, 1])])
-    made[1:-1] = (made[:-2] + 2 * made[1:-1] + made[2:]) / 4  # rounds the joint
+    for _ in range(3):  # rounds the joint; a sharp one would fold the outline over itself
+        made[1:-1] = (made[:-2] + 2 * made[1:-1] + made[2:]) / 4
     return made
 
 
@@ -178,26 +181,26 @@ NECKLINES["round"] = curve(
 )
 
 COLLAR_LEAVES: dict[str, Points] = {
-    "shirt_collar": points((0.052, -0.06), (0.002, 0.03), (0.066, 0.115), (0.118, 0.01)),
+    "shirt_collar": points((0.052, -0.06), (0.002, 0.03), (0.072, 0.145), (0.118, 0.01)),
     "peter_pan": np.vstack(
         [
             points((0.056, -0.05), (0.003, 0.035)),
-            curve(points((0.008, 0.085), (0.055, 0.118), (0.108, 0.085), (0.118, 0.01))),
+            curve(points((0.010, 0.078), (0.042, 0.112), (0.092, 0.108), (0.130, 0.065), (0.126, 0.005))),
         ]
     ),
-    "puritan": points((0.056, -0.05), (0.002, 0.035), (0.028, 0.185), (0.200, 0.115), (0.165, 0.005)),
+    "puritan": points((0.056, -0.05), (0.002, 0.035), (0.028, 0.215), (0.215, 0.125), (0.168, 0.005)),
 }
 """The right half of each collar that lies on the shoulders."""
 
 LAPEL_LEAVES: dict[str, tuple[Points, ...]] = {
     "notched": (
-        points((0.05, -0.06), (0.112, -0.005), (0.128, 0.052), (0.062, 0.046)),
-        points((0.056, 0.056), (0.150, 0.082), (0.126, 0.15), (0.0, 0.27)),
+        points((0.05, -0.06), (0.116, -0.012), (0.136, 0.042), (0.060, 0.044)),
+        points((0.052, 0.064), (0.172, 0.088), (0.130, 0.16), (0.0, 0.27)),
     ),
     "shawl": (
         np.vstack(
             [
-                curve(points((0.05, -0.06), (0.098, 0.01), (0.104, 0.10), (0.064, 0.20), (0.0, 0.27))),
+                curve(points((0.05, -0.06), (0.094, 0.01), (0.100, 0.10), (0.066, 0.20), (0.0, 0.27))),
                 points((0.05, 0.03)),
             ]
         ),

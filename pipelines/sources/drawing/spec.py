@@ -44,11 +44,11 @@ ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
 """Attribute -> ordered value names."""
 
 CATEGORIES = ("top", "dress", "coat", "skirt", "trousers")
-CATEGORY_SHARES = (0.28, 0.20, 0.26, 0.11, 0.15)
+CATEGORY_SHARES = (0.34, 0.20, 0.24, 0.09, 0.13)
 """Chosen so that every attribute is on at least a sixth of the pictures."""
 
 NECK_FAMILIES = ("neckline_design", "collar_design", "neck_design")
-NECK_SHARES = (0.42, 0.29, 0.29)
+NECK_SHARES = (0.40, 0.30, 0.30)
 """A garment's upper edge is one of these; neckline_design has twice the values, so it gets more pictures."""
 
 BRANDS = ("Alder & Co", "Bruma", "Celadon", "Dovetail", "Estuary", "Fenwick", "Golden Hour", "Halcyon")
@@ -149,7 +149,7 @@ _Sampled = tuple[dict[str, str], dict[str, str], str]
 
 
 def _sample_top(rng: np.random.Generator) -> _Sampled:
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         return _upper_body(rng), {"pant_length": "full"}, "upper"
     return _upper_body(rng) | _lower_body(rng, 0.35), {}, "full"
 
@@ -166,7 +166,7 @@ def _sample_coat(rng: np.random.Generator) -> _Sampled:
 
 def _sample_bottom(rng: np.random.Generator, attribute: str) -> _Sampled:
     bottom = {attribute: _value(rng, attribute)}
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         return bottom, {"neckline_design": "round", "sleeve_length": _value(rng, "sleeve_length")}, "lower"
     return bottom | _upper_body(rng), {}, "full"
 
