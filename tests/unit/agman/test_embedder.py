@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from agman.embedder import Embedder, native_dtype
+from agman.errors import InvalidInput
+from agman.model import AGMAN
+
+
+@torch.inference_mode()
+def plainly(model: AGMAN, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One attribute after the other."""
+    pairs = [
+        model(images, torch.full((images.shape[0],), attribute)) for attribute in range(model.num_attributes)
+    ]
+    return torch.stack([p.embedding for p in pairs], 1), torch.stack([p.attention for p in pairs], 1)
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 224), (32, 32)])
+@pytest.mark.parametrize("w1", [1.3, -0.8])
+def test_float32_equals_the_plain_network(small_model: AGMAN, size: tuple[int, int], w1: float) -> None:
+    small_model.w1.data.fill_(w1)
+    images = pictures(3, 3, *size)
+    expected_embedding, expected_attention = plainly(small_model, images)
+    found = Embedder(small_model, torch.float32).embed_with_attention(images)
+    assert found.embedding.dtype == torch.float32
+    torch.testing.assert_close(found.embedding, expected_embedding, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.attention, expected_attention, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("w1", [1.1, -1.1])
+def test_bfloat16_keeps_the_direction(small_model: AGMAN, w1: float) -> None:
+    small_model.w1.data.fill_(w1)
+    images = pictures(4, 3, 97, 130)
+    found = Embedder(small_model, torch.bfloat16).embed(images)
+    assert found.dtype == torch.float32
+    assert (found * plainly(small_model, images)[0]).sum(-1).min() > 0.999
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(4, 3))
+
+
+def test_resnet50_equals_the_golden_values(
+    golden_model: AGMAN, golden_input: torch.Tensor, golden_arrays: dict[str, object]
+) -> None:
+    found = Embedder(golden_model, torch.float32).embed_with_attention(golden_input)
+    # Two float32 roundings of a 50-layer random network: the authors' code differs from ours by 8e-6 itself.
+    torch.testing.assert_close(
+        found.embedding, torch.from_numpy(golden_arrays["embedding"]), atol=2e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        found.attention, torch.from_numpy(golden_arrays["attention"]), atol=1e-5, rtol=0
+    )
+
+
+def test_resnet50_in_bfloat16(golden_model: AGMAN, golden_input: torch.Tensor) -> None:
+    exact = Embedder(golden_model, torch.float32).embed(golden_input)
+    cosine = (Embedder(golden_model, torch.bfloat16).embed(golden_input) * exact).sum(-1)
+    # The golden weights are random and their attention is sharp, which is bfloat16's worst case.
+    assert cosine.min() > 0.998
+    assert cosine.mean() > 0.9995
+
+
+def test_model_is_left_alone_and_mode_does_not_matter(small_model: AGMAN) -> None:
+    before = {name: tensor.clone() for name, tensor in small_model.state_dict().items()}
+    images = pictures(2, 3, 64, 64)
+    expected = Embedder(small_model, torch.float32).embed(images)
+    small_model.train()
+    found = Embedder(small_model, torch.float32).embed(images)
+    assert torch.equal(found, expected)
+    assert small_model.training
+    for name, tensor in small_model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert all(parameter.requires_grad for parameter in small_model.parameters())
+
+
+def test_an_image_does_not_depend_on_its_batch(small_model: AGMAN) -> None:
+    embedder, images = Embedder(small_model, torch.float32), pictures(5, 3, 64, 64)
+    together = embedder.embed(images)
+    alone = torch.cat([embedder.embed(image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
+    assert embedder.embed(images[:0]).shape == (0, 3, 48)
+
+
+def test_dtype_is_checked_and_chosen(small_model: AGMAN) -> None:
+    with pytest.raises(InvalidInput, match="float16"):
+        Embedder(small_model, torch.float16)
+    assert Embedder(small_model).dtype == native_dtype(torch.device("cpu"))
