@@ -1,0 +1,321 @@
+"""The morning report as one HTML page: no script and no second file, for light, dark, phone and paper."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
+from PIL import Image
+
+from pipelines.pictures import to_data_uri
+
+Level = Literal["ok", "warn", "bad", "none"]
+
+BASELINES = ("untrained", "pixels", "random")
+"""What a model must beat to have learned something, as the evaluation names them."""
+GATES_BY_ATTRIBUTE = ("recall@10", "self-query", "unit norm")
+"""Kinds of gates that run once per attribute; the page folds each into one row."""
+_NO_FIGURE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchExample:
+    """One search as the page shows it."""
+
+    attribute: str
+    """What was asked about."""
+    query: Image.Image
+    """The picture searched with."""
+    query_caption: str
+    """What the query shows."""
+    attention: Image.Image | None
+    """Where the network looked, of the query's size; None where that is not known."""
+    results: Sequence[tuple[Image.Image, str, bool | None]]
+    """Best first: picture, caption, relevant (None where labels do not say)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the first screen: whether a side of the night is well."""
+
+    level: Level
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateKind:
+    """Gates of one kind over all attributes."""
+
+    name: str
+    gates: tuple[Mapping[str, Any], ...]
+    worst: Mapping[str, Any]
+    """The gate nearest to its bound or furthest beyond it."""
+    worst_attribute: str
+    """Empty where the kind has no attributes."""
+
+    @property
+    def failed(self) -> list[Mapping[str, Any]]:
+        """The gates of this kind that did not pass."""
+        return [gate for gate in self.gates if not gate.get("passed")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRow:
+    """MAP of one attribute, or of all, beside what needs no training."""
+
+    name: str
+    figures: Mapping[str, float | None]
+    """By map, untrained, pixels and random."""
+    details: Mapping[str, Any]
+    """The other figures of the evaluation, such as recall_at_1 and num_queries."""
+
+    @property
+    def factor(self) -> float | None:
+        """MAP as a multiple of a random ranking's."""
+        found, random = self.figures["map"], self.figures["random"]
+        return found / random if found is not None and random else None
+
+    @property
+    def not_beaten(self) -> list[str]:
+        """The baselines that are as good as the model."""
+        found = self.figures["map"]
+        rivals = ((name, self.figures[name]) for name in BASELINES)
+        return [name for name, rival in rivals if found is not None and rival is not None and rival >= found]
+
+
+def render_report(report: Mapping[str, Any], gallery: Sequence[SearchExample]) -> str:
+    """Draw the page of a snapshot.
+
+    Args:
+        report: what `report.json` holds; a section that is absent or None is said to be so.
+        gallery: example searches, may be empty.
+
+    Returns:
+        HTML that loads nothing; all text of the report is escaped.
+    """
+    known = {name: value for name, value in report.items() if value is not None}
+    scores, overall = score_rows(known.get("evaluation"))
+    checks = health(known, overall)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=known,
+            counts=known.get("counts", {}),
+            quarantine=known.get("quarantine", {}),
+            timings=known.get("timings", {}),
+            verdict=verdict(known, checks),
+            checks=checks,
+            kinds=fold_gates(known.get("gates", ())),
+            scores=scores,
+            overall=overall,
+            scale=_scale([*scores, *overall]),
+            baselines=BASELINES,
+            gallery=gallery,
+        )
+    )
+
+
+def health(report: Mapping[str, Any], overall: Sequence[ScoreRow]) -> list[Check]:
+    """Judge each side of the night in a sentence.
+
+    Args:
+        report: without sections that are None.
+        overall: the evaluation's means, may be empty.
+    """
+    return [_gate_check(report), _record_check(report), _quarantine_check(report), _model_check(overall)]
+
+
+def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> Check:
+    """Return what the badge says and the sentence beside it.
+
+    A published snapshot without gates or reconciliation is not called well: nothing shows that it is.
+    """
+    parent, status = report.get("parent"), str(report.get("status", "status unknown"))
+    serving = f"snapshot {parent} goes on serving" if parent else "nothing is serving yet"
+    if status != "published":
+        level: Level = "bad" if "status" in report else "warn"
+        return Check(level=level, name=status, text=f"This snapshot was not published; {serving}.")
+    if any(check.level == "bad" for check in checks):
+        return Check(
+            level="bad", name=status, text="Published, but a check below does not hold. Look at it now."
+        )
+    if any(check.level == "none" for check in checks[:2]):
+        return Check(level="warn", name=status, text="Published, but the report does not show its checks.")
+    noted = any(check.level == "warn" for check in checks)
+    said = "All gates passed. There is something to look at in your own time." if noted else "All is well."
+    return Check(level="ok", name=status, text=said)
+
+
+def fold_gates(gates: Sequence[Mapping[str, Any]]) -> list[GateKind]:
+    """Put the gates that run once per attribute under one name, kinds with failures first."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for gate in gates:
+        kinds.setdefault(_kind_and_attribute(gate)[0], []).append(gate)
+    folded = []
+    for name, found in kinds.items():
+        worst = min(found, key=lambda gate: (bool(gate.get("passed")), _slack(gate)))
+        attribute = _kind_and_attribute(worst)[1]
+        folded.append(GateKind(name=name, gates=tuple(found), worst=worst, worst_attribute=attribute))
+    return sorted(folded, key=lambda kind: not kind.failed)
+
+
+def score_rows(evaluation: Mapping[str, Any] | None) -> tuple[list[ScoreRow], list[ScoreRow]]:
+    """Return (a row per attribute, the rows over all attributes)."""
+    attributes = (evaluation or {}).get("attributes") or {}
+    overall = (evaluation or {}).get("overall") or {}
+    means = {"query_weighted": "all queries", "plain": "mean of attributes"}
+    return (
+        [_score_row(name, figures) for name, figures in attributes.items()],
+        [_score_row(said, overall[name]) for name, said in means.items() if overall.get(name)],
+    )
+
+
+def _gate_check(report: Mapping[str, Any]) -> Check:
+    gates = report.get("gates", ())
+    failed = [gate for gate in gates if not gate.get("passed")]
+    if not gates:
+        return Check(level="none", name="Gates", text="No gates are recorded.")
+    if not failed:
+        return Check(level="ok", name="Gates", text=f"All {len(gates)} passed.")
+    said = [
+        f"{gate.get('name')} found {_figure(gate.get('found'), 4)}, expected {gate.get('expected')}"
+        for gate in failed[:3]
+    ]
+    more = [f"and {len(failed) - 3} more"] if len(failed) > 3 else []
+    text = f"{len(failed)} of {len(gates)} failed: {'; '.join(said + more)}."
+    return Check(level="bad", name="Gates", text=text)
+
+
+def _record_check(report: Mapping[str, Any]) -> Check:
+    found = report.get("reconciliation")
+    if not found:
+        return Check(level="none", name="Records", text="No reconciliation is recorded.")
+    line = str(found.get("line", "")).rstrip(".")
+    if found.get("holds"):
+        return Check(level="ok", name="Records", text=f"{line}. Every record is accounted for.")
+    return Check(
+        level="bad", name="Records", text=f"{line} does not hold: records are lost or counted twice."
+    )
+
+
+def _quarantine_check(report: Mapping[str, Any]) -> Check:
+    counts = report.get("counts", {})
+    total = report.get("quarantine", {}).get("total", counts.get("quarantined"))
+    if total is None:
+        return Check(level="none", name="Quarantine", text="Not recorded.")
+    if not total:
+        return Check(
+            level="ok", name="Quarantine", text="Empty: every record has a picture that can be read."
+        )
+    of = counts.get("input")
+    share = f" of {of:,} records ({total / of:.1%})" if of else " records"
+    kinds = report.get("quarantine", {}).get("by_kind") or {}
+    said = ", ".join(f"{number:,} {kind}" for kind, number in by_size(kinds))
+    return Check(level="warn", name="Quarantine", text=f"{total:,}{share}{f': {said}' if said else ''}.")
+
+
+def _model_check(overall: Sequence[ScoreRow]) -> Check:
+    if not overall or overall[0].figures["map"] is None:
+        return Check(
+            level="none", name="Model", text="Not evaluated: nothing is known about how well it finds."
+        )
+    row = overall[0]
+    text = f"MAP {_figure(row.figures['map'])}"
+    if row.factor is not None:
+        text += f", {row.factor:.1f} times a random ranking"
+    if row.not_beaten:
+        return Check(level="warn", name="Model", text=f"{text}; no better than {', '.join(row.not_beaten)}.")
+    return Check(level="ok", name="Model", text=f"{text}.")
+
+
+def _kind_and_attribute(gate: Mapping[str, Any]) -> tuple[str, str]:
+    name = str(gate.get("name", "unnamed"))
+    kind, _, attribute = name.rpartition(" ")
+    return (kind, attribute) if kind in GATES_BY_ATTRIBUTE else (name, "")
+
+
+def _slack(gate: Mapping[str, Any]) -> float:
+    """How far a figure is inside its bound, negative outside; 0 where the bound cannot be read."""
+    bound = re.fullmatch(r"(>=|<=|==)\s*(\S+)", str(gate.get("expected", "")))
+    try:
+        found, limit = float(gate.get("found", "")), float(bound[2]) if bound else 0.0
+    except (TypeError, ValueError):
+        return 0.0
+    if bound is None:
+        return 0.0
+    return {">=": found - limit, "<=": limit - found, "==": -abs(found - limit)}[bound[1]]
+
+
+def _score_row(name: str, figures: Mapping[str, Any]) -> ScoreRow:
+    shown = {kind: _number(figures.get(kind)) for kind in ("map", *BASELINES)}
+    return ScoreRow(name=name, figures=shown, details=figures)
+
+
+def _scale(rows: Sequence[ScoreRow]) -> float:
+    """Return where the bars end: the next tenth above the largest figure."""
+    largest = max((value or 0.0 for row in rows for value in row.figures.values()), default=0.0)
+    return max(1, math.ceil(largest * 10 - 1e-9)) / 10
+
+
+def by_size(numbers: Mapping[str, float] | None) -> list[tuple[str, float]]:
+    """Return names with their numbers, largest first."""
+    return sorted((numbers or {}).items(), key=lambda item: -item[1])
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _figure(value: Any, digits: int = 3) -> str:
+    """Write a figure; whole ones as counts, a dash where there is none."""
+    number = _number(value)
+    if number is None:
+        return _NO_FIGURE
+    return f"{value:,}" if isinstance(value, int) else f"{number:,.{digits}f}"
+
+
+def _duration(seconds: Any) -> str:
+    number = _number(seconds)
+    if number is None:
+        return _NO_FIGURE
+    if number < 60:
+        return f"{number:.1f} s"
+    minutes, rest = divmod(round(number), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size(num_bytes: Any) -> str:
+    number = _number(num_bytes)
+    if number is None:
+        return _NO_FIGURE
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"
+
+
+def _shown(value: Any) -> Any:
+    return _NO_FIGURE if value is None or isinstance(value, Undefined) else value
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipelines", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=ChainableUndefined,  # a report of an older version lacks fields and must still be drawn
+        finalize=_shown,
+    )
+    environment.filters |= {
+        "figure": _figure, "duration": _duration, "size": _size, "by_size": by_size, "picture": to_data_uri,
+    }  # fmt: skip
+    return environment
