@@ -146,8 +146,8 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> Check:
         )
     if any(check.level == "none" for check in checks[:2]):
         return Check(level="warn", name=status, text="Published, but the report does not show its checks.")
-    noted = any(check.level == "warn" for check in checks)
-    said = "All gates passed. There is something to look at in your own time." if noted else "All is well."
+    noted = [check.name.lower() for check in checks if check.level == "warn"]
+    said = f"All gates passed. Worth a look: {', '.join(noted)}." if noted else "All is well."
     return Check(level="ok", name=status, text=said)
 
 
@@ -183,7 +183,7 @@ def _gate_check(report: Mapping[str, Any]) -> Check:
     if not failed:
         return Check(level="ok", name="Gates", text=f"All {len(gates)} passed.")
     said = [
-        f"{gate.get('name')} found {_figure(gate.get('found'), 4)}, expected {gate.get('expected')}"
+        f"{gate.get('name')} found {_measure(gate.get('found'))}, expected {gate.get('expected')}"
         for gate in failed[:3]
     ]
     more = [f"and {len(failed) - 3} more"] if len(failed) > 3 else []
@@ -209,9 +209,7 @@ def _quarantine_check(report: Mapping[str, Any]) -> Check:
     if total is None:
         return Check(level="none", name="Quarantine", text="Not recorded.")
     if not total:
-        return Check(
-            level="ok", name="Quarantine", text="Empty: every record has a picture that can be read."
-        )
+        return Check(level="ok", name="Quarantine", text="Empty: every record could be used.")
     of = counts.get("input")
     share = f" of {of:,} records ({total / of:.1%})" if of else " records"
     kinds = report.get("quarantine", {}).get("by_kind") or {}
@@ -280,6 +278,12 @@ def _figure(value: Any, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{number:,.{digits}f}"
 
 
+def _measure(value: Any) -> str:
+    """Write a figure of unknown scale with four digits that matter: norms err by millionths."""
+    number = _number(value)
+    return f"{number:.4g}" if number is not None and isinstance(value, float) else _figure(value)
+
+
 def _duration(seconds: Any) -> str:
     number = _number(seconds)
     if number is None:
@@ -316,6 +320,7 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.filters |= {
-        "figure": _figure, "duration": _duration, "size": _size, "by_size": by_size, "picture": to_data_uri,
+        "figure": _figure, "measure": _measure, "duration": _duration, "size": _size, "by_size": by_size,
+        "picture": to_data_uri,
     }  # fmt: skip
     return environment

@@ -124,7 +124,7 @@ def test_the_page_says_what_the_report_holds():
     assert "MAP 0.420, 3.0 times a random ranking." in words["verdict"]
     assert "2026-11-23 04:01:12 UTC" in words["verdict"]
     assert "3,000 records in the source" in words["counts"]
-    assert "recall@10 2 of 2 0.9600 >= 0.95 coat_length" in words["gates"]
+    assert "recall@10 2 of 2 0.96 >= 0.95 coat_length" in words["gates"]
     assert re.search(r"neckline_design 0\.420 0\.200 0\.160 0\.140 3\.0", words["quality"])
     assert "1 of 2 share a value" in words["searches"]
     assert "a1 shard truncated cut off s3://shop/a1.jpg" in words["quarantine"]
@@ -215,11 +215,11 @@ def test_a_failing_gate_is_on_the_first_screen_and_named():
     page = Page(render_report(report, []))
     first = page.words["verdict"]
     assert "gate failed This snapshot was not published; snapshot 20261122T040031Z-b1e0 goes on" in first
-    assert "2 of 7 failed: recall@10 collar_design found 0.8100, expected >= 0.95; recall@10 neck" in first
+    assert "2 of 7 failed: recall@10 collar_design found 0.81, expected >= 0.95; recall@10 neck" in first
     assert "✗ gate failed" in page.words[""]
     folded, *_ = page.words["gates"].split("All 7 gates")
-    assert folded.index("recall@10 2 of 4 0.7000") < folded.index("recall@10 collar_design failed 0.8100")
-    assert folded.index("recall@10 neck_design failed 0.7000") < folded.index("reconciliation")
+    assert folded.index("recall@10 2 of 4 0.7") < folded.index("recall@10 collar_design failed 0.81")
+    assert folded.index("recall@10 neck_design failed 0.7") < folded.index("reconciliation")
 
 
 def test_gates_fold_to_their_worst_figure():
