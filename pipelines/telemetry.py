@@ -35,6 +35,7 @@ from agman.errors import AgmanError, InvalidInput
 from pipelines.lake import Lake, digest_of, to_json
 
 LINE_EVERY_S = 30.0
+LOG_WIDTH = 140
 EXIT_FAILED = 1
 EXIT_INVALID_INPUT = 2
 
@@ -58,7 +59,7 @@ class StageTimes:
         if self.total <= 1:
             return f"{self.name}: {self.seconds:.1f} s"
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
-        said = [f"{self.name}: {self.done}/{self.total} {self.unit}", f"{rate:.0f}/s"]
+        said = [f"{self.name}: {self.done}/{self.total} {self.unit}", f"{rate:.{0 if rate >= 10 else 1}f}/s"]
         if 0 < self.done < self.total:
             said.append(f"{(self.total - self.done) / max(rate, 1e-9):.0f} s left")
         said.append(f"{self.seconds:.1f} s")
@@ -78,7 +79,8 @@ class Run:
         self.id = f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.stages: list[StageTimes] = []
         self.results: dict[str, Any] = {}
-        self.console = Console(soft_wrap=True, highlight=False)
+        # A log has no width of its own: tables there get enough for their columns.
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -86,7 +88,7 @@ class Run:
         if _as_json():
             self._json_line({"message": text})
         else:
-            self.console.print(text)
+            self.console.print(text, soft_wrap=True)
 
     def show(self, table: Table) -> None:
         """Print a table of results."""

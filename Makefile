@@ -1,0 +1,34 @@
+# `make demo` shows the product, `make test` runs the whole suite; both install what they need into .venv.
+PYTHON ?= python3
+LAKE ?= ./demo-lake
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/python jobs/demo.py --lake $(LAKE)
+
+# Fast tests first; the suite starts its own Ray and its own S3 server on loopback.
+test: .venv/installed-test lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered tests/unit tests/integration
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv: about 6 GB, 2 minutes"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
+	@touch $@
