@@ -1,0 +1,86 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from agman.losses import (
+    LearnedWeighting,
+    Mining,
+    PaperWeighting,
+    batch_triplet_loss,
+    triplet_loss,
+    type_loss,
+)
+
+
+def slow_batch_loss(rows: torch.Tensor, keys: list[list[int]], mining: Mining) -> tuple[float, float]:
+    """The docstring's law as loops; a key is [attribute, value, picture]."""
+    shown = {tuple(key) for key in keys}
+    losses: list[float] = []
+    num_valid, num_violating = 0, 0
+    for a, (attribute, value, picture) in enumerate(keys):
+        same = [i for i, key in enumerate(keys) if key[0] == attribute]
+        negatives = [n for n in same if (attribute, value, keys[n][2]) not in shown]
+        for p in (i for i in same if keys[i][1] == value and keys[i][2] != picture):
+            gaps = [float(rows[a] @ rows[n] - rows[a] @ rows[p]) for n in negatives]
+            violating = [gap for gap in gaps if gap + 0.2 > 0]
+            num_valid, num_violating = num_valid + len(gaps), num_violating + len(violating)
+            if mining == "semi_hard":
+                violating = [gap for gap in violating if gap < 0]
+            elif mining == "hard":
+                violating = violating and [max(violating)]
+            losses += [gap + 0.2 for gap in violating]
+    return sum(losses) / max(1, len(losses)), num_violating / max(1, num_valid)
+
+
+@pytest.mark.parametrize("mining", ["all", "semi_hard", "hard"])
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), num_rows=st.integers(1, 14))
+def test_batch_loss_equals_the_loop(mining: Mining, seed: int, num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Few pictures and values, so that multi-valued pictures are common.
+    keys = torch.randint(0, 3, (num_rows, 3), generator=generator).unique(dim=0)
+    rows = functional.normalize(torch.randn(len(keys), 4, generator=generator).double(), dim=1)
+    loss, share = batch_triplet_loss(rows, keys[:, 0], keys[:, 1], keys[:, 2], margin=0.2, mining=mining)
+    expected_loss, expected_share = slow_batch_loss(rows, keys.tolist(), mining)
+    assert float(loss) == pytest.approx(expected_loss, abs=1e-9)
+    assert float(share) == pytest.approx(expected_share, abs=1e-6)
+
+
+@pytest.mark.parametrize("mining", ["all", "semi_hard", "hard"])
+def test_batch_without_triplets_has_a_zero_gradient(mining: Mining) -> None:
+    rows, same = torch.randn(3, 4, requires_grad=True), torch.zeros(3, dtype=torch.int64)
+    batch_triplet_loss(rows, same, same, torch.arange(3), mining=mining)[0].backward()
+    assert rows.grad is not None
+    assert (rows.grad == 0).all()
+
+
+def test_triplet_loss_by_hand() -> None:
+    east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert triplet_loss(east, east, north) == 0.0
+    assert float(triplet_loss(east, north, east)) == pytest.approx(1.2)
+    assert float(triplet_loss(east, north, north)) == pytest.approx(0.2)
+
+
+def test_type_loss_takes_several_attributes() -> None:
+    logits = torch.tensor([[100.0, -100.0, 100.0]])
+    assert float(type_loss(logits, torch.tensor([[1.0, 0.0, 1.0]]))) == pytest.approx(0.0, abs=1e-6)
+    assert float(type_loss(logits, torch.tensor([[1.0, 0.0, 0.0]]))) == pytest.approx(100 / 3)
+
+
+def test_paper_weighting_is_equal_and_constant() -> None:
+    weighting = PaperWeighting()
+    assert weighting(torch.tensor(2.0), torch.tensor(4.0)) == 3.0
+    assert not list(weighting.parameters())
+
+
+def test_learned_weighting_finds_its_minimum() -> None:
+    weighting, losses = LearnedWeighting(), torch.tensor([3.0, 0.25])
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        weighting(*losses).backward()
+        optimizer.step()
+    # 0.5 exp(-s) L + 0.5 s is least at s = log L.
+    torch.testing.assert_close(weighting.log_variance.detach(), losses.log(), atol=1e-3, rtol=0)

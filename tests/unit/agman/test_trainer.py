@@ -1,0 +1,129 @@
+import io
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from agman.errors import InvalidInput
+from agman.model import AGMAN, ModelConfig
+from agman.taxonomy import Attribute, Taxonomy
+from agman.trainer import (
+    Trainer,
+    TrainerConfig,
+    TrainingBatch,
+    TrainingStep,
+    index_labels,
+    index_triplets,
+    learning_rate,
+)
+from agman.triplets import TripletBuffer
+
+TAXONOMY = Taxonomy((Attribute("hue", ("red", "blue")), Attribute("tone", ("dark", "light"))))
+LABELS = [{0: [i % 2], 1: [i // 2 % 2]} for i in range(8)]
+PICTURES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(9))
+
+
+class Run:
+    """A buffer of eight pictures and a trainer, as the training loop holds them."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        torch.manual_seed(config.seed)
+        model = AGMAN(ModelConfig(trunk="resnet18", embedding_dim=16), 2)
+        self.buffer = TripletBuffer(TAXONOMY, seed=config.seed)
+        for slot, labels in enumerate(LABELS):
+            self.buffer.add(slot, labels)
+        self.trainer = Trainer(TrainingStep(model, config), config, total_steps=20)
+
+    def batch(self) -> TrainingBatch:
+        targets = torch.ones(8, 2)
+        if self.trainer.config.sampling == "batch":
+            image, attribute, value = map(torch.from_numpy, index_labels(LABELS))
+            return TrainingBatch(PICTURES, image, attribute, value, targets, None)
+        slots, image, attribute, rows = map(torch.from_numpy, index_triplets(self.buffer.draw(6)))
+        value = torch.zeros_like(image)
+        return TrainingBatch(PICTURES[slots], image, attribute, value, targets[slots], rows)
+
+    def learn(self, num_steps: int) -> list[float]:
+        return [self.trainer.step(self.batch())["loss"] for _ in range(num_steps)]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in self.trainer.module.state_dict().items()}
+
+
+@pytest.mark.parametrize("sampling", ["paper", "batch"])
+@pytest.mark.parametrize("schedule", ["paper", "cosine"])
+def test_resumed_run_equals_the_unbroken_one(
+    sampling: Literal["paper", "batch"], schedule: Literal["paper", "cosine"]
+) -> None:
+    config = TrainerConfig(
+        sampling=sampling,
+        schedule=schedule,
+        weighting="learned",
+        decay_steps=2,
+        warmup_steps=1,
+        clip_norm=1.0,
+    )
+    unbroken = Run(config)
+    first_losses = unbroken.learn(3)
+    stored = io.BytesIO()
+    torch.save({"trainer": unbroken.trainer.state_dict(), "draws": unbroken.buffer.state_dict()}, stored)
+    expected = unbroken.learn(3)
+
+    resumed = Run(config)
+    resumed.learn(1)
+    stored.seek(0)
+    state = torch.load(stored, weights_only=True)
+    resumed.trainer.load_state_dict(state["trainer"])
+    resumed.buffer.load_state_dict(state["draws"])
+    assert resumed.learn(3) == expected
+    assert first_losses != expected
+    for name, tensor in unbroken.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+@pytest.mark.parametrize("sampling", ["paper", "batch"])
+def test_a_toy_set_is_learned(sampling: Literal["paper", "batch"]) -> None:
+    run = Run(TrainerConfig(sampling=sampling, lr=1e-3))
+    losses = run.learn(15)
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_every_parameter_is_reached() -> None:
+    """A parameter without gradient would stall a distributed run."""
+    run = Run(TrainerConfig(weighting="learned"))
+    run.learn(1)
+    assert [name for name, p in run.trainer.module.named_parameters() if p.grad is None] == []
+
+
+def test_mixed_precision_learns_too() -> None:
+    run = Run(TrainerConfig(bfloat16=True, lr=1e-3))
+    losses = run.learn(6)
+    assert np.isfinite(losses).all()
+    assert all(p.dtype == torch.float32 for p in run.trainer.module.parameters())
+
+
+def test_schedules() -> None:
+    paper = TrainerConfig(lr=1.0, decay_steps=10)
+    assert [learning_rate(paper, step, 99) for step in (0, 9, 10, 20)] == pytest.approx([1, 1, 0.9, 0.81])
+    cosine = TrainerConfig(lr=1.0, schedule="cosine", warmup_steps=4)
+    rates = [learning_rate(cosine, step, 14) for step in range(15)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[9] == pytest.approx(0.5)
+    assert rates[14] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_each_pair_is_computed_once() -> None:
+    buffer = Run(TrainerConfig()).buffer
+    drawn = buffer.draw(40)
+    slots, image, attribute, rows = index_triplets(drawn)
+    assert len(slots) <= 8
+    assert len(image) <= 16
+    for column, expected in enumerate((drawn.anchor, drawn.positive, drawn.negative)):
+        assert (slots[image[rows[:, column]]] == expected).all()
+        assert (attribute[rows[:, column]] == drawn.attribute).all()
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="lr > 0"):
+        TrainerConfig(lr=0.0)
