@@ -38,9 +38,9 @@ def batch_triplet_loss(
 ) -> tuple[Tensor, Tensor]:
     """Triplet loss over the valid triplets of a batch.
 
-    A triplet is valid where all three rows are of one attribute, anchor and positive are different pictures of one
-    value, and the negative has another value. Multi-valued pictures have a row for each value; a row of the
-    anchor's own picture, or of a picture that shows the anchor's value too, is no negative.
+    A triplet is valid where all three rows are of one attribute, anchor and positive are different pictures
+    of one value, and the negative has another value. Multi-valued pictures have a row for each value; a row
+    of the anchor's own picture, or of a picture that shows the anchor's value too, is no negative.
 
     Args:
         embeddings: [N, D] unit vectors of (picture, attribute) pairs.

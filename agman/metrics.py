@@ -1,7 +1,7 @@
 """How good a ranking is, after the published protocol.
 
-A query ranks all candidates by cosine. Relevant is who shares the query's value. Equal scores keep the order of
-the gallery: with exact arithmetic a tie is no more likely to help than to hurt, and a run repeats itself.
+A query ranks all candidates by cosine. Relevant is who shares the query's value. Equal scores keep the order
+of the gallery: a tie is no more likely to help than to hurt, and a run repeats itself.
 """
 
 from typing import NamedTuple
@@ -61,7 +61,8 @@ def retrieval(queries: Tensor, gallery: Tensor, relevant: Tensor) -> RetrievalSc
     if relevant.shape != (len(queries), len(gallery)):
         raise ValueError(f"relevant {tuple(relevant.shape)}: expected {(len(queries), len(gallery))}")
     precisions, ranked = [], []
-    for chunk, wanted in zip(queries.split(CHUNK_QUERIES), relevant.split(CHUNK_QUERIES), strict=True):
+    for start in range(0, len(queries), CHUNK_QUERIES):
+        chunk, wanted = queries[start : start + CHUNK_QUERIES], relevant[start : start + CHUNK_QUERIES]
         order = (chunk @ gallery.T).argsort(dim=1, descending=True, stable=True)
         hits = wanted.gather(1, order)
         precisions.append(average_precision(hits, torch.ones_like(hits)))
@@ -75,8 +76,8 @@ def retrieval(queries: Tensor, gallery: Tensor, relevant: Tensor) -> RetrievalSc
 def expected_random_ap(num_relevant: int, num_gallery: int) -> float:
     """Return the exact expectation of average precision under a uniformly random ranking.
 
-    With R of G relevant, rank i is relevant with probability R/G, and then (i-1)(R-1)/(G-1) of those before it
-    are as well; so E = (H + (R-1)/(G-1) (G - H)) / G with H the G-th harmonic number. 0 where R = 0.
+    With R of G relevant, rank i is relevant with probability R/G, and then (i-1)(R-1)/(G-1) of those before
+    it are as well; so E = (H + (R-1)/(G-1) (G - H)) / G with H the G-th harmonic number. 0 where R = 0.
     """
     if num_relevant == 0:
         return 0.0

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agman.embedder import native_dtype
 from agman.errors import InvalidInput
 from agman.losses import LearnedWeighting, Mining, PaperWeighting, batch_triplet_loss, triplet_loss, type_loss
 from agman.model import AGMAN
@@ -40,8 +41,8 @@ class TrainerConfig:
     """Steps of linear rise to `lr`."""
     clip_norm: float = 0.0
     """Largest gradient norm; 0 does not clip."""
-    bfloat16: bool = False
-    """Compute in mixed precision; weights and optimizer stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """`bfloat16` computes in mixed precision, weights stay float32; `auto` where the processor has it."""
     seed: int = 0
     """Of weights, draws and augmentation."""
 
@@ -120,7 +121,12 @@ class Trainer:
         self.config = config
         self.total_steps = total_steps
         self.step_count = 0
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        device = next(module.parameters()).device
+        native = native_dtype(device) is torch.bfloat16
+        self.mixed = config.precision == "bfloat16" or (config.precision == "auto" and native)
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
 
     def step(self, batch: TrainingBatch) -> dict[str, float]:
         """Learn from one batch and return its figures."""
@@ -129,7 +135,7 @@ class Trainer:
             group["lr"] = learning_rate(self.config, self.step_count, self.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
             loss, figures = self.module(batch._replace(images=images))
         loss.backward()
         if self.config.clip_norm:
@@ -139,7 +145,7 @@ class Trainer:
         return {name: float(figure) for name, figure in figures.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next step depends on: tensors and plain values, readable without pickle's code."""
+        """Return all that the next step depends on, as tensors and plain values: loads with weights_only."""
         return {
             "module": _plain(self.module).state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -200,11 +206,17 @@ def index_labels(
 
 def random_state() -> dict[str, Any]:
     """Return the global random states of torch, numpy and Python as tensors and plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  others may draw from it
+    kind, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "python": [version, list(internal), gauss],
     }
     if torch.cuda.is_available():
@@ -216,7 +228,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     """Set what `random_state` gave."""
     torch.set_rng_state(state["torch"])
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     if "cuda" in state and torch.cuda.is_available():

@@ -130,7 +130,7 @@ def _sum_up(config: DemoConfig, manifest: Manifest, run: Run) -> None:
         f"--model {lake}/models/{manifest.model}"
     )
     run.say(
-        "  .venv/bin/python -c \"import duckdb; print(duckdb.sql(\\\"select attribute, count(*) from "
+        '  .venv/bin/python -c "import duckdb; print(duckdb.sql(\\"select attribute, count(*) from '
         f"read_parquet('{lake}/embeddings/**/*.parquet', hive_partitioning=true) group by 1\\\"))\""
     )
 

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from agman.trainer import TrainerConfig
-
 from agman.model import ModelConfig
+from agman.trainer import TrainerConfig
 from agman.transforms import Augmentation, Preprocess
 from pipelines.nightly import NightConfig
 from pipelines.shards.plan import ShardOptions
@@ -32,10 +31,12 @@ _DEMO = TrainConfig(
     network=ModelConfig(trunk="resnet18", embedding_dim=128),
     preprocess=Preprocess(image_size=96),
     augmentation=Augmentation(flip=True, max_shift=0.06, max_zoom=0.12, max_colour=0.2),
-    optimisation=TrainerConfig(sampling="batch", lr=1e-3, schedule="cosine", warmup_steps=50),
-    triplets_per_step=16,
-    steps=1200,
-    validate_every=300,
+    optimisation=TrainerConfig(
+        sampling="batch", lr=2e-3, weight_decay=0.02, schedule="cosine", warmup_steps=30, precision="auto"
+    ),
+    triplets_per_step=12,
+    steps=700,
+    validate_every=175,
     max_minutes=6,
 )
 

@@ -7,7 +7,7 @@ ray job submit --working-dir . -- python jobs/search.py --lake s3://shop-lake --
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
@@ -32,7 +32,7 @@ class SearchConfig:
     lake: str = "./lake"
     """Root of the lake: a local folder or s3://bucket/prefix."""
     attribute: tuple[str, ...] = ()
-    """Attributes that must look alike, each with an optional weight: neckline_design=0.7 sleeve_length=0.3."""
+    """Attributes that must look alike, with optional weights: neckline_design=0.7 sleeve_length=0.3."""
     key: str = ""
     """Product of the catalog to search with, instead of a picture."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
@@ -82,7 +82,7 @@ def parse_weights(attributes: tuple[str, ...], known: tuple[str, ...]) -> dict[s
     return weights
 
 
-def _query(config: SearchConfig, searcher: Searcher) -> tuple[bytes, dict[str, object]]:
+def _query(config: SearchConfig, searcher: Searcher) -> tuple[bytes, dict[str, Any]]:
     """Return the query's picture, and its catalog row where it is a product."""
     if bool(config.image) == bool(config.key):
         raise InvalidInput("expected either a picture's path or --key KEY, found both or neither")
@@ -112,7 +112,7 @@ def _draw(
     searcher: Searcher,
     config: SearchConfig,
     encoded: bytes,
-    row: dict[str, object],
+    row: dict[str, Any],
     hits: list[Hit],
     attributes: list[str],
 ) -> None:

@@ -73,14 +73,17 @@ class Catalog:
             raise InvalidInput(f"source {source.name}: expected at least one record, found none")
         self._all(
             f"""create table numbered as
-            select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri, coalesce(token, '') as token),
-                   row_number() over (partition by key order by uri, token) as _copy, file_row_number as _source_row,
+            select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri,
+                              coalesce(token, '') as token),
+                   row_number() over (partition by key order by uri, token) as _copy,
+                   file_row_number as _source_row,
                    ('0x' || md5(coalesce(key, ''))[1:8])::bigint % 100 as _bucket
             from read_parquet('{path}', file_row_number=true)"""
         )
         self._all(
             f"""create table source as
-            select * exclude (_copy, _source_row, _bucket, file_row_number) replace (coalesce(role, {ROLE_OF_KEY}) as role)
+            select * exclude (_copy, _source_row, _bucket, file_row_number)
+                     replace (coalesce(role, {ROLE_OF_KEY}) as role)
             from numbered where key <> '' and uri <> '' and _copy = 1;
             create table refused as
             select case when key = '' then 'row ' || _source_row else key end as key, uri, token,
@@ -125,7 +128,8 @@ class Catalog:
             select s.key, s.uri, s.token, s.role, s.labels,
                    case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt
             from source s left join (select * from previous_quarantine where stage <> 'source') q using (key)
-            anti join reused on reused.key = s.key anti join still_quarantined on still_quarantined.key = s.key"""
+            anti join reused on reused.key = s.key
+            anti join still_quarantined on still_quarantined.key = s.key"""
         )
         return self._changes()
 
@@ -163,8 +167,8 @@ class Catalog:
             )
         else:
             self._all(
-                """create table fetched (key varchar, uri varchar, sha256 varchar, "offset" bigint, status varchar,
-                                         kind varchar, error varchar, shard varchar)"""
+                """create table fetched (key varchar, uri varchar, sha256 varchar, "offset" bigint,
+                                         status varchar, kind varchar, error varchar, shard varchar)"""
             )
         # A picture that the lake has already is read from there, not from the shard that fetched it again.
         self._all(
@@ -172,18 +176,18 @@ class Catalog:
             union all select key, sha256, shard, false from fetched where status = 'ok';
             create table homes as
             select sha256, coalesce(min(known.shard), min(live.shard)) as shard
-            from live left join (select sha256, min(shard) as shard from previous group by 1) known using (sha256)
-            group by sha256"""
+            from live left join (select sha256, min(shard) as shard from previous group by 1) known
+            using (sha256) group by sha256"""
         )
 
     def match_embeddings(self, *, same_model: bool) -> None:
-        """Make `pictures`: each distinct live picture with last night's part and row, if the model is the same."""
+        """Make `pictures`: each live picture once, with its part and row if the model is the same."""
         known = "part, row" if same_model else "null::varchar as part, null::integer as row"
         self._all(
             f"""create table pictures as
             select h.sha256, h.shard, k.part, k.row from homes h
-            left join (select distinct on (sha256) sha256, {known} from previous order by sha256) k using (sha256)
-            """
+            left join (select distinct on (sha256) sha256, {known} from previous order by sha256) k
+            using (sha256)"""
         )
 
     def pictures_to_embed(self) -> Iterator[tuple[str, list[str]]]:

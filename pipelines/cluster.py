@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 # Unset, `ray.init()` writes a token file and a later `ray job submit` fails; a cluster sets its own mode.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-# A job's progress is the driver's; Ray's usage notes, metrics exporter and state messages are noise beside it.
+# A job's progress is the driver's; Ray's usage notes and state messages are noise beside it.
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -56,9 +56,14 @@ def connected() -> Iterator[None]:
 
 def num_cpus() -> int:
     """Return the CPUs of the cluster."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, int(_resource("CPU")))
 
 
 def num_gpus() -> int:
     """Return the GPUs of the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    return int(_resource("GPU"))
+
+
+def _resource(name: str) -> float:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get(name, 0.0)

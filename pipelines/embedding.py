@@ -31,7 +31,7 @@ class EmbedOptions:
     batch_size: int = 32
     """Pictures per forward pass."""
     num_workers: int = 0
-    """Ray actors, each with a copy of the model; 0 takes one per CPU of the cluster, or per GPU if it has any."""
+    """Ray actors, each with the model; 0 takes one per GPU of the cluster, or per `threads` CPUs."""
     threads: int = 1
     """CPU threads of the model in each actor, which are the CPUs it reserves."""
     precision: str = "auto"
@@ -146,6 +146,6 @@ def _check_embeddings(embeddings: np.ndarray, digests: Sequence[str]) -> None:
     if wrong.any():
         row, attribute = (int(i) for i in np.argwhere(wrong)[0])
         raise CorruptShard(
-            f"picture {digests[row][:12]}…, attribute {attribute}: expected a finite embedding of norm 1, found norm "
-            f"{norms[row, attribute]}; {int(wrong.sum())} of {wrong.size} embeddings are wrong: the model is broken"
+            f"picture {digests[row][:12]}…, attribute {attribute}: expected a finite embedding of norm 1, "
+            f"found norm {norms[row, attribute]}; {int(wrong.sum())} of {wrong.size} are wrong: the model is broken"
         )

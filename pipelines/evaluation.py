@@ -1,8 +1,8 @@
 """Judge a model on held-out products after the published protocol, beside what needs no training.
 
-For each attribute: every held-out query that carries it ranks every held-out candidate that carries it; relevant
-is who shares a value. The figures stand beside a random ranking's (exact expectation), nearest neighbours on
-32x32 pixels, and the same network before training: a model that does not beat these has learned nothing.
+For each attribute: every held-out query that carries it ranks every held-out candidate that carries it;
+relevant is who shares a value. The figures stand beside a random ranking's (exact expectation), nearest
+neighbours on 32x32 pixels, and the same network before training: what does not beat these learned nothing.
 """
 
 from collections import Counter
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from agman.metrics import expected_random_ap, retrieval
 from torch import Tensor
 from torch.nn import functional
 
 from agman.checkpoint import LoadedModel, load_model
 from agman.embedder import Embedder
 from agman.errors import BadSample, InvalidInput
+from agman.metrics import expected_random_ap, retrieval
 from agman.model import AGMAN, ModelConfig
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, normalise, read_pixels
@@ -93,7 +93,8 @@ def embed_pixels(model: AGMAN, pixels: Tensor, preprocess: Preprocess) -> np.nda
     """Embed pictures [N, 3, S, S] uint8 under all attributes: [N, A, D] float32."""
     embedder = Embedder(model)
     device = next(model.parameters()).device
-    blocks = [embedder.embed(normalise(batch.to(device), preprocess)).cpu() for batch in pixels.split(BATCH)]
+    batches = (pixels[start : start + BATCH].to(device) for start in range(0, len(pixels), BATCH))
+    blocks = [embedder.embed(normalise(batch, preprocess)).cpu() for batch in batches]
     if not blocks:
         return np.zeros((0, model.num_attributes, model.config.embedding_dim), np.float32)
     return torch.cat(blocks).numpy()

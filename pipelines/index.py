@@ -1,7 +1,7 @@
 """FAISS files of a group of parts, one per attribute, and the table that says what each row is.
 
-Row i of a group is the same picture under every attribute, so one table of ids serves them all. An index row is
-never deleted: a picture that left the catalog is filtered out at search, until its group is made anew.
+Row i of a group is the same picture under every attribute, so one table of ids serves them all. An index row
+is never deleted: a picture that left the catalog is filtered out at search, until its group is made anew.
 """
 
 import time
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -108,6 +109,7 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
 
 def build_index(vectors: np.ndarray, kind: str) -> faiss.Index:
     """Return a FAISS index of inner products over unit vectors [N, D] float32."""
+    index: Any
     if kind == "flat":
         index = faiss.IndexFlatIP(vectors.shape[1])
     else:
@@ -118,7 +120,8 @@ def build_index(vectors: np.ndarray, kind: str) -> faiss.Index:
         index.nprobe = max(1, index.nlist // 16)
         index.make_direct_map()
     index.add(vectors)
-    return index
+    built: faiss.Index = index
+    return built
 
 
 def group_of(receipt: Receipt) -> Group:

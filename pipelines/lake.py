@@ -5,8 +5,9 @@ shards/<dataset>/<shard>.tar            pictures and labels, immutable
 shards/<dataset>/<shard>.parquet        the tar's index
 models/<model>/                         weights.safetensors, config.json, metrics.json
 embeddings/model=<model>/attribute=<attribute>/<part>.parquet
-indexes/<model>/<attribute>/<group>.faiss   and <group>.ids.parquet, <group of no attribute>
-snapshots/<id>/                         manifest.json, catalog.parquet, quarantine.parquet, report.json, report.html
+indexes/<model>/<attribute>/<group>.faiss
+indexes/<model>/ids/<group>.parquet     what each row of a group's FAISS files is
+snapshots/<id>/                         manifest.json, catalog.parquet, quarantine.parquet, report.json, .html
 receipts/<stage>/…/<unit>.json          proof that a unit of work is complete
 runs/<run>/                             what a job leaves behind: report.json, training checkpoints
 CURRENT.json                            the only mutable object: names the published snapshot
@@ -110,13 +111,13 @@ class Lake:
                     raise CorruptShard(
                         f"{self.url}/{entry.name}: expected {entry.num_bytes} bytes with sha256 "
                         f"{entry.sha256[:12]}…, found {found.num_bytes} with {found.sha256[:12]}…; "
-                        "run the job again with --repair to make the unit anew"
+                        "delete it and run the job again to make the unit anew"
                     )
                 yield path
         except FileNotFoundError as error:
             raise CorruptShard(
                 f"{self.url}/{entry.name}: a receipt lists this file but it is gone; "
-                "run the job again with --repair to make the unit anew"
+                "run the job again to make the unit anew"
             ) from error
 
 

@@ -1,7 +1,7 @@
 """One night: from a source to a published snapshot.
 
-Each stage does only what has no valid receipt, so every job of the line is this function stopped at its stage,
-and a run that was killed goes on where it was by being started again.
+Each stage does only what has no valid receipt, so every job of the line is this function stopped at its
+stage, and a run that was killed goes on where it was by being started again.
 """
 
 import shutil
@@ -53,11 +53,11 @@ class NightConfig:
     lake: str
     """Root of the lake: a local folder or s3://bucket/prefix."""
     source: str
-    """Folder of pictures; table (.parquet, .csv, .jsonl) with `key` and `uri`; or generated:num_images=3000."""
+    """Folder of pictures; table (.parquet, .csv, .jsonl) with key and uri; generated:num_images=3000."""
     dataset: str = "catalog"
     """Folder below shards/."""
     model: str = ""
-    """Model id, its beginning, or a model's folder; empty: the published snapshot's, or the lake's only one."""
+    """Model id, its beginning, or a model's folder; empty: the published snapshot's or the only one."""
     shards: ShardOptions = field(default_factory=ShardOptions)
     """How pictures become tars."""
     embed: EmbedOptions = field(default_factory=EmbedOptions)
@@ -100,8 +100,8 @@ class Night:
             stage.advance(1)
         self.changes = changes
         self.run.say(
-            f"  {changes.input} records: {changes.added} added, {changes.edited} edited, {changes.moved} moved, "
-            f"{changes.unchanged} unchanged, {changes.deleted} deleted"
+            f"  {changes.input} records: {changes.added} added, {changes.edited} edited, "
+            f"{changes.moved} moved, {changes.unchanged} unchanged, {changes.deleted} deleted"
         )
         return changes
 
@@ -159,7 +159,7 @@ class Night:
         self.catalog.add_parts(rows, refused)
 
     def index(self) -> None:
-        """Build FAISS files over the new parts; groups of earlier nights stay while any of their rows lives."""
+        """Build FAISS files over the new parts; earlier groups stay while any of their rows lives."""
         live = self.catalog.live_parts()
         kept = [] if self.parent is None or self.parent.model != self.model else list(self.parent.groups)
         self.groups = [group for group in kept if live & set(group.parts)]
@@ -238,9 +238,9 @@ class Night:
         parent = self.parent
         if parent and parent.taxonomy_digest != taxonomy.digest and not self.config.allow_new_taxonomy:
             raise InvalidInput(
-                f"model {self.model}: its taxonomy ({', '.join(taxonomy.names)}) differs from that of the published "
-                f"snapshot {parent.id} ({', '.join(parent.attributes)}); searches for the old attributes would break; "
-                "choose another --model or add --allow-new-taxonomy"
+                f"model {self.model}: its taxonomy ({', '.join(taxonomy.names)}) differs from that of the "
+                f"published snapshot {parent.id} ({', '.join(parent.attributes)}); searches for the old "
+                "attributes would break; choose another --model or add --allow-new-taxonomy"
             )
         return taxonomy.names, taxonomy.digest
 
@@ -269,13 +269,13 @@ class Night:
         parts = self._parts()
         with self.run.stage("gates", len(self.attributes), "attributes") as stage:
             task = ray.remote(quality.index_gates)
-            refs = [
+            refs: list[Any] = [
                 task.remote(self.lake, name, self.groups, parts, self.config.gates)
                 for name in self.attributes
             ]
             for ref in refs:
-                if self.groups:
-                    gates += ray.get(ref)
+                judged: list[Gate] = ray.get(ref)
+                gates += judged
                 stage.advance(1)
         return gates
 
@@ -291,7 +291,8 @@ class Night:
         config = asdict(self.config)
         shards = self.catalog.live_shards()
         manifest = Manifest(
-            id="", parent=self.parent.id if self.parent else None, night=self.parent.night + 1 if self.parent else 1,
+            id="", parent=self.parent.id if self.parent else None,
+            night=self.parent.night + 1 if self.parent else 1,
             created=now, dataset=self.config.dataset, source=self.config.source, model=self.model,
             attributes=self.attributes, taxonomy_digest=self.taxonomy_digest, config=config,
             config_digest=digest_of(config), versions={name: version(name) for name in PACKAGES},

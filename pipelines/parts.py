@@ -1,7 +1,7 @@
 """Parts: the Parquet files that one shard becomes under one model, one file per attribute.
 
-A part's row is a picture: its sha256 and its embedding under the file's attribute. Row order is the same in all
-of a part's files. Which product shows which picture is the catalog's business.
+A part's row is a picture: its sha256 and its embedding under the file's attribute. Row order is the same in
+all of a part's files. Which product shows which picture is the catalog's business.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ NORM_TOLERANCE = 1e-3  # float16 rounding of 512 components of about 0.04 moves 
 
 
 def round_to_half(embeddings: np.ndarray) -> np.ndarray:
-    """Round to float16's precision and keep float32: half the mantissa bytes become zero and compress away."""
+    """Round to float16's precision and keep float32: the mantissa bytes that become zero compress away."""
     return embeddings.astype(np.float16).astype(np.float32)
 
 

@@ -85,19 +85,21 @@ def index_gates(
         options: bounds.
     """
     files = {part.name: part.files[attribute] for part in parts}
-    norms, recalls, selves = [], [], []
+    norms: list[np.ndarray] = []
+    recalls: list[np.ndarray] = []
+    selves: list[np.ndarray] = []
     for group in groups:
         vectors, digests = _group_vectors(lake, group, {name: files[name] for name in group.parts})
         index = read_index(lake, group.files[attribute])
         norms.append(np.abs(np.linalg.norm(vectors, axis=1) - 1))
         rows = _sample(len(vectors), options.recall_queries)
-        recall, own = _recall(index, vectors, rows)
-        recalls.append(recall)
+        found, own = _recall(index, vectors, rows)
+        recalls.append(found)
         selves.append(own)
         if digests != read_ids(lake, group)["sha256"].to_pylist():
             selves.append(np.zeros(1))
     recall = float(np.mean(np.concatenate(recalls)))
-    own = float(np.mean(np.concatenate(selves)))
+    itself = float(np.mean(np.concatenate(selves)))
     norm = float(np.max(np.concatenate(norms)))
     return [
         Gate(
@@ -106,7 +108,7 @@ def index_gates(
             round(recall, 4),
             f">= {options.min_recall}",
         ),
-        Gate(f"self-query {attribute}", own == 1.0, own, "== 1.0", "a row's own vector finds it"),
+        Gate(f"self-query {attribute}", itself == 1.0, itself, "== 1.0", "a row's own vector finds it"),
         Gate(f"unit norm {attribute}", norm <= NORM_TOLERANCE, round(norm, 6), f"<= {NORM_TOLERANCE}"),
     ]
 

@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import ray
 from ray.exceptions import RayTaskError
@@ -19,6 +19,7 @@ from pipelines.errors import CorruptShard, StorageUnavailable
 from pipelines.lake import Lake, receipt, to_json
 from pipelines.storage.objects import FileEntry
 
+Ref: TypeAlias = "ray.ObjectRef[Any]"
 TASK_RETRIES = 4
 WAIT_S = 1.0
 
@@ -65,11 +66,11 @@ class Workers(Protocol):
     window: int
     """Most units in flight."""
 
-    def submit(self, unit: Unit) -> ray.ObjectRef:
+    def submit(self, unit: Unit) -> Ref:
         """Start a unit; the reference resolves to its `Receipt`."""
         ...
 
-    def finished(self, ref: ray.ObjectRef) -> None:
+    def finished(self, ref: Ref) -> None:
         """Learn that a unit's result was taken."""
         ...
 
@@ -84,11 +85,12 @@ class TaskWorkers:
             num_cpus=num_cpus, max_retries=TASK_RETRIES, retry_exceptions=[StorageUnavailable]
         )
 
-    def submit(self, unit: Unit) -> ray.ObjectRef:
+    def submit(self, unit: Unit) -> Ref:
         """Start a task."""
-        return self._task.remote(unit)
+        ref: Ref = self._task.remote(unit)
+        return ref
 
-    def finished(self, ref: ray.ObjectRef) -> None:
+    def finished(self, ref: Ref) -> None:
         """Nothing to note: Ray balances tasks itself."""
 
 
@@ -100,17 +102,17 @@ class ActorWorkers:
         self.window = per_actor * len(actors)
         self._actors = actors
         self._busy = [0] * len(actors)
-        self._place: dict[ray.ObjectRef, int] = {}
+        self._place: dict[Ref, int] = {}
 
-    def submit(self, unit: Unit) -> ray.ObjectRef:
+    def submit(self, unit: Unit) -> Ref:
         """Queue the unit on the least busy actor."""
         index = self._busy.index(min(self._busy))
-        ref = self._actors[index].run.remote(unit)
+        ref: Ref = self._actors[index].run.remote(unit)
         self._busy[index] += 1
         self._place[ref] = index
         return ref
 
-    def finished(self, ref: ray.ObjectRef) -> None:
+    def finished(self, ref: Ref) -> None:
         """Free the actor's place."""
         self._busy[self._place.pop(ref)] -= 1
 
@@ -125,7 +127,7 @@ def run_units(lake: Lake, units: Iterable[Unit], workers: Workers) -> Iterator[t
         AgmanError: whatever a unit raised, as its own class; the units in flight are cancelled.
     """
     waiting = deque[tuple[Unit, Receipt, bool]]()
-    running: dict[ray.ObjectRef, Unit] = {}
+    running: dict[Ref, Unit] = {}
     try:
         for unit in units:
             found = valid_receipt(lake, unit)
@@ -171,7 +173,7 @@ def forget(lake: Lake, unit: Unit, found: Receipt) -> None:
 
 
 def _take_finished(
-    lake: Lake, running: dict[ray.ObjectRef, Unit], workers: Workers
+    lake: Lake, running: dict[Ref, Unit], workers: Workers
 ) -> Iterator[tuple[Unit, Receipt, bool]]:
     done, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S)
     for ref in done:

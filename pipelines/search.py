@@ -143,9 +143,10 @@ class Searcher:
         return rows[0]
 
     def example_rows(self, attribute: str, count: int) -> list[dict[str, Any]]:
-        """Return some products to show a search with: held-out and labelled with the attribute where any is."""
+        """Return products to show a search with: held-out and labelled with the attribute where any is."""
         return self._rows(
-            """select * from catalog order by labels[?] is null, role <> 'query', md5(key || ?), key limit ?""",
+            """select * from catalog
+            order by labels[?] is null, role <> 'query', md5(key || ?), key limit ?""",
             [attribute, attribute, count],
         )
 
@@ -241,7 +242,9 @@ class Searcher:
         return self._indexes[place]
 
     def _rows(self, query: str, parameters: list[Any]) -> list[dict[str, Any]]:
-        return self._db.sql(query, params=parameters).to_arrow_table().to_pylist(maps_as_pydicts="strict")
+        found: pa.Table = self._db.sql(query, params=parameters).to_arrow_table()
+        rows: list[dict[str, Any]] = found.to_pylist(maps_as_pydicts="strict")
+        return rows
 
     @cached_property
     def _model(self) -> tuple[Embedder, Any]:
@@ -250,7 +253,8 @@ class Searcher:
         return Embedder(loaded.model), loaded
 
 
-def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
+def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> Any:
+    # FAISS' stubs do not know the keyword arguments that its Python wrapper adds.
     if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
-    return faiss.SearchParameters(sel=selector)
+        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)  # type: ignore[call-arg]
+    return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]

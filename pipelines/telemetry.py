@@ -1,8 +1,8 @@
 """What a run says while it works and what it leaves behind.
 
-The driver alone reports: done of total, images per second, time left, quarantined. On a terminal that is a live
-bar; elsewhere a line at most every 30 s and one at the end of each stage, as JSON where `AGMAN_LOG=json` asks
-for it (a cluster's log collector). Every run leaves `runs/<run>/report.json` in its lake.
+The driver alone reports: done of total, images per second, time left, quarantined. On a terminal that is a
+live bar; elsewhere a line at most every 30 s and one at the end of each stage, as JSON where
+`AGMAN_LOG=json` asks for it (a cluster's log collector). Every run leaves `runs/<run>/report.json` in its lake.
 """
 
 import json
@@ -190,8 +190,8 @@ class Stage:
 def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
     """Run a job: quiet libraries, progress, a report at the end, one line for a person's mistake.
 
-    A person's mistake ends the process with 2, any other refusal of ours with 1; both say one line. What is not
-    ours keeps its traceback, because then a programmer must look.
+    A person's mistake ends the process with 2, any other refusal of ours with 1; both say one line. What is
+    not ours keeps its traceback, because then a programmer must look.
     """
     quiet()
     current = Run(job, config, lake)

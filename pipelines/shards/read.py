@@ -71,8 +71,8 @@ def checked_picture(encoded: bytes, digest: str, where: str) -> bytes:
     found = hashlib.sha256(encoded).hexdigest()
     if found != digest:
         raise CorruptShard(
-            f"{where}: picture {digest[:12]}… has digest {found[:12]}…: the tar was changed after it was written; "
-            "run the job again with --repair to make the shard anew"
+            f"{where}: picture {digest[:12]}… has digest {found[:12]}…: the tar was changed after it was "
+            "written; delete the tar and run the job again to make the shard anew"
         )
     return encoded
 

@@ -1,8 +1,8 @@
 """Make one shard: fetch, check, hash, pack into a tar, write its index.
 
-The tar is plain WebDataset: `<sha256>.<extension>` and `<sha256>.json` of each picture. Times, owners and modes
-are constant, so the same records give the same bytes. Pictures are named by their digest because WebDataset
-cuts names at the first dot, which shop keys are full of.
+The tar is plain WebDataset: `<sha256>.<extension>` and `<sha256>.json` of each picture. Times, owners and
+modes are constant, so the same records give the same bytes. Pictures are named by their digest because
+WebDataset cuts names at the first dot, which shop keys are full of.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Objects in an S3 bucket, with conditional writes.
 
 Credentials and the endpoint come from the usual AWS variables (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-`AWS_ENDPOINT_URL`, instance roles, …). s3fs' own file interface is used for reading alone: it ignores `IfMatch`
-on multipart writes, and an aborted `open(…, "wb")` publishes the part already written.
+`AWS_ENDPOINT_URL`, instance roles, …). s3fs' own file interface is for reading alone: it ignores `IfMatch` on
+multipart writes, and an aborted `open(…, "wb")` publishes the part already written.
 """
 
 import errno
@@ -100,7 +100,9 @@ class S3Store:
         root = f"{self.bucket}/{self._prefix}".rstrip("/")
         with _translated(f"{self._url}/{prefix}"):
             found = self._fs.find(f"{root}/{prefix}".rstrip("/"))
-        yield from sorted(path.removeprefix(root + "/") for path in found)
+        # s3fs answers for an empty folder with an object that has the folder's own name.
+        folder = f"{root}/{prefix}".rstrip("/") + "/"
+        yield from sorted(path.removeprefix(root + "/") for path in found if path.startswith(folder))
 
     def delete(self, name: str) -> None:
         """DeleteObject."""

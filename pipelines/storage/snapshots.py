@@ -214,8 +214,8 @@ def _was_committed(lake: Lake, manifest: Manifest, error: StorageUnavailable) ->
         pointer = read_pointer(lake)
     except StorageUnavailable as second:
         raise CommitUnknown(
-            f"lake {lake.url}: publishing {manifest.id} got no reply ({error}) and CURRENT.json could not be read "
-            f"back ({second}); look at CURRENT.json before running again"
+            f"lake {lake.url}: publishing {manifest.id} got no reply ({error}) and CURRENT.json could not be "
+            f"read back ({second}); look at CURRENT.json before running again"
         ) from second
     return pointer is not None and pointer.commit_uuid == manifest.commit_uuid
 

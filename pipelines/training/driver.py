@@ -100,7 +100,7 @@ def _ray_trainer(config: TrainConfig, lake: Lake, task: WorkerTask, num_workers:
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
     return TorchTrainer(
         train_worker,
-        train_loop_config=task,
+        train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=config.use_gpu, resources_per_worker=resources

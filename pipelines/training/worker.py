@@ -12,12 +12,12 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, index_triplets
 from torch import Tensor
 
 from agman.checkpoint import save_model
 from agman.model import AGMAN
 from agman.taxonomy import Taxonomy
+from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, index_triplets
 from agman.transforms import augment, normalise
 from pipelines.evaluation import HeldOut, validate
 from pipelines.shards.read import pick_worker_shards
@@ -44,10 +44,14 @@ class WorkerTask:
     """Wall-clock time to stop at."""
 
 
-def train_worker(task: WorkerTask) -> None:
-    """Run Ray Train's loop on one worker; every rank reports equally often."""
-    worker = Worker(task)
-    config = task.config
+def train_worker(loop: dict[Any, Any]) -> None:
+    """Run Ray Train's loop on one worker; every rank reports equally often.
+
+    Args:
+        loop: the `WorkerTask` under "task": Ray Train hands over a dict.
+    """
+    worker = Worker(loop["task"])
+    config = worker.task.config
     stopped = False
     while worker.step < config.steps and not stopped:
         figures = worker.train_step()
