@@ -1,0 +1,50 @@
+"""Settings that must stand before Ray is imported, and the model that most tests embed with."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+RAY_FOLDER = Path(f"/tmp/ray-{os.getpid()}")  # short: Ray's sockets live below it, and a path has 107 letters
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_TMPDIR"] = str(RAY_FOLDER)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = "60"
+os.environ.pop("RAY_ADDRESS", None)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from agman.checkpoint import save_model  # noqa: E402
+from agman.model import AGMAN, ModelConfig  # noqa: E402
+from agman.taxonomy import FASHIONAI, Taxonomy  # noqa: E402
+from agman.transforms import Preprocess  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_ray_left() -> Iterator[None]:
+    RAY_FOLDER.mkdir(exist_ok=True)
+    yield
+    shutil.rmtree(RAY_FOLDER, ignore_errors=True)
+
+
+def make_model(folder: Path, taxonomy: Taxonomy = FASHIONAI, seed: int = 0) -> Path:
+    """Save a random network whose embeddings of different pictures differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AGMAN(ModelConfig(trunk="resnet18", embedding_dim=32), len(taxonomy))
+    save_model(model.eval(), taxonomy, Preprocess(image_size=64), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random AG-MAN of the FashionAI taxonomy: 32 dimensions, pictures of 64 pixels."""
+    return make_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def other_taxonomy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that knows the first two attributes alone."""
+    return make_model(tmp_path_factory.mktemp("other-model"), Taxonomy(FASHIONAI.attributes[:2]))

@@ -1,0 +1,241 @@
+"""One contract, three stores: what holds in memory must hold on disk and on S3."""
+
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from agman.errors import InvalidInput
+from pipelines.storage.local import LocalStore
+from pipelines.storage.memory import MemoryStore
+from pipelines.storage.objects import ObjectStore, file_sha256, open_store, store_file
+
+pytestmark = pytest.mark.integration
+
+EVERY_BYTE = bytes(range(256)) * 40 + b"\r\n\x00\xff"
+NUM_WRITERS = 8
+
+
+@pytest.fixture(params=["memory", "local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "memory":
+        return MemoryStore()
+    if request.param == "local":
+        return LocalStore(tmp_path / "lake")
+    return open_store(f"{request.getfixturevalue('s3_server')}/{uuid.uuid4().hex[:8]}/lake")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file.bin"
+    path.write_bytes(EVERY_BYTE)
+    return path
+
+
+def race(attempts: list) -> list:
+    """Run functions at the same moment, each in its own thread; return their results in order."""
+    gate, results = threading.Barrier(len(attempts)), [None] * len(attempts)
+
+    def start(index: int) -> None:
+        gate.wait()
+        results[index] = attempts[index]()
+
+    threads = [threading.Thread(target=start, args=(index,)) for index in range(len(attempts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+class TestStoreContract:
+    def test_what_is_put_is_read_back_byte_for_byte(self, store: ObjectStore) -> None:
+        assert store.put_if_absent("a/b.bin", EVERY_BYTE)
+        assert store.read("a/b.bin").body == EVERY_BYTE
+
+    def test_an_empty_object_exists(self, store: ObjectStore) -> None:
+        assert store.put_if_absent("empty", b"")
+        assert store.read("empty").body == b""
+        assert store.size("empty") == 0
+
+    def test_what_is_absent_cannot_be_read(self, store: ObjectStore) -> None:
+        store.put_if_absent("there", b"1")
+        with pytest.raises(FileNotFoundError):
+            store.read("gone")
+        with pytest.raises(FileNotFoundError):
+            store.read_range("gone", 0, 1)
+        with pytest.raises(FileNotFoundError), store.local_copy("gone"):
+            pass
+        assert store.size("gone") is None
+
+    def test_put_if_absent_never_replaces(self, store: ObjectStore) -> None:
+        assert store.put_if_absent("a", b"first")
+        assert not store.put_if_absent("a", b"second")
+        assert store.read("a").body == b"first"
+
+    def test_putting_the_same_bytes_again_counts_as_put(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"same")
+        version = store.read("a").version
+        assert store.put_if_absent("a", b"same")
+        assert store.read("a").version == version
+
+    def test_the_version_changes_with_the_bytes(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"one")
+        first = store.read("a").version
+        assert store.compare_and_swap("a", b"two", first)
+        assert store.read("a").version != first
+        assert store.read("a").version == store.read("a").version
+
+    def test_swap_creates_only_what_is_absent(self, store: ObjectStore) -> None:
+        assert store.compare_and_swap("a", b"one", None)
+        assert not store.compare_and_swap("a", b"two", None)
+        assert store.read("a").body == b"one"
+
+    def test_swap_replaces_the_version_it_names(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"one")
+        assert store.compare_and_swap("a", b"two", store.read("a").version)
+        assert store.read("a").body == b"two"
+
+    def test_a_stale_swap_changes_nothing(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"one")
+        stale = store.read("a").version
+        store.compare_and_swap("a", b"two", stale)
+        assert not store.compare_and_swap("a", b"three", stale)
+        assert store.read("a").body == b"two"
+
+    def test_a_swap_that_meets_its_own_success_succeeds(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"one")
+        before = store.read("a").version
+        assert store.compare_and_swap("a", b"two", before)
+        assert store.compare_and_swap("a", b"two", before)
+
+    def test_a_swap_of_what_was_deleted_fails(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"one")
+        version = store.read("a").version
+        store.delete("a")
+        assert not store.compare_and_swap("a", b"two", version)
+        assert store.size("a") is None
+
+    def test_of_racing_creators_exactly_one_wins(self, store: ObjectStore) -> None:
+        bodies = [f"writer {index}".encode() for index in range(NUM_WRITERS)]
+        won = race([lambda body=body: store.put_if_absent("a", body) for body in bodies])
+        assert won.count(True) == 1
+        assert store.read("a").body == bodies[won.index(True)]
+
+    def test_of_racing_swappers_exactly_one_wins(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"start")
+        version = store.read("a").version
+        bodies = [f"writer {index}".encode() for index in range(NUM_WRITERS)]
+        won = race([lambda body=body: store.compare_and_swap("a", body, version) for body in bodies])
+        assert won.count(True) == 1
+        assert store.read("a").body == bodies[won.index(True)]
+
+    def test_a_file_is_uploaded_once(self, store: ObjectStore, file: Path, tmp_path: Path) -> None:
+        assert store.upload_if_absent(file, "a/file.bin")
+        assert store.upload_if_absent(file, "a/file.bin")
+        other = tmp_path / "other.bin"
+        other.write_bytes(b"other")
+        assert not store.upload_if_absent(other, "a/file.bin")
+        assert store.read("a/file.bin").body == EVERY_BYTE
+
+    def test_replace_repairs(self, store: ObjectStore, file: Path) -> None:
+        store.put_if_absent("a", b"damaged")
+        version = store.read("a").version
+        store.replace(file, "a")
+        assert store.read("a").body == EVERY_BYTE
+        assert store.read("a").version != version
+
+    def test_replace_creates_as_well(self, store: ObjectStore, file: Path) -> None:
+        store.replace(file, "new/folder/a")
+        assert store.read("new/folder/a").body == EVERY_BYTE
+
+    def test_a_local_copy_holds_the_bytes(self, store: ObjectStore) -> None:
+        store.put_if_absent("deep/er/a.bin", EVERY_BYTE)
+        with store.local_copy("deep/er/a.bin") as path:
+            assert path.read_bytes() == EVERY_BYTE
+            assert path.name == "a.bin"
+
+    def test_a_range_is_a_slice(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", EVERY_BYTE)
+        for start, num_bytes in ((0, 1), (255, 3), (1000, 4096), (len(EVERY_BYTE) - 1, 1)):
+            assert store.read_range("a", start, num_bytes) == EVERY_BYTE[start : start + num_bytes]
+
+    def test_size_is_in_bytes(self, store: ObjectStore) -> None:
+        store.put_if_absent("é", "é".encode())
+        assert store.size("é") == 2
+
+    def test_names_are_listed_below_a_folder_sorted(self, store: ObjectStore) -> None:
+        for name in ("b/2", "b/10/x", "b/1", "bb/1", "a"):
+            store.put_if_absent(name, name.encode())
+        assert list(store.list_names("b")) == ["b/1", "b/10/x", "b/2"]
+        assert list(store.list_names("b/10")) == ["b/10/x"]
+        assert list(store.list_names("")) == ["a", "b/1", "b/10/x", "b/2", "bb/1"]
+        assert list(store.list_names("none")) == []
+        assert list(store.list_names("b/1")) == []
+
+    def test_the_list_follows_puts_and_deletes(self, store: ObjectStore) -> None:
+        assert list(store.list_names("a")) == []
+        store.put_if_absent("a/1", b"1")
+        assert list(store.list_names("a")) == ["a/1"]
+        store.delete("a/1")
+        assert list(store.list_names("a")) == []
+
+    def test_delete_removes_and_may_be_repeated(self, store: ObjectStore) -> None:
+        store.put_if_absent("a/b", b"1")
+        store.delete("a/b")
+        store.delete("a/b")
+        with pytest.raises(FileNotFoundError):
+            store.read("a/b")
+        assert store.put_if_absent("a/b", b"2")
+
+    @pytest.mark.parametrize(
+        "name", ["", "/etc/passwd", "../a", "a/../../b", "a/..", "./a", "a//b", "a\\b", "a\nb", "a\x00b"]
+    )
+    def test_a_name_cannot_leave_the_store(self, store: ObjectStore, file: Path, name: str) -> None:
+        attempts = [
+            lambda: store.read(name),
+            lambda: store.put_if_absent(name, b"x"),
+            lambda: store.compare_and_swap(name, b"x", None),
+            lambda: store.upload_if_absent(file, name),
+            lambda: store.replace(file, name),
+            lambda: store.local_copy(name).__enter__(),
+            lambda: store.read_range(name, 0, 1),
+            lambda: store.size(name),
+            lambda: store.delete(name),
+        ]
+        for attempt in attempts:
+            with pytest.raises(InvalidInput):
+                attempt()
+
+    @pytest.mark.parametrize(
+        "name", ["a b.txt", "a=b/c=d.parquet", "x+y", "100%", "ünï", "a.b.c", "a..b", "a#b?c"]
+    )
+    def test_odd_names_are_kept(self, store: ObjectStore, name: str) -> None:
+        store.put_if_absent(f"odd/{name}", name.encode())
+        assert store.read(f"odd/{name}").body == name.encode()
+        assert list(store.list_names("odd")) == [f"odd/{name}"]
+
+    def test_a_stored_file_is_described_as_it_is_stored(
+        self, store: ObjectStore, file: Path, tmp_path: Path
+    ) -> None:
+        digest = file_sha256(file)
+        assert store_file(store, file, "a/file.bin", 3).sha256 == digest
+        other = tmp_path / "other.bin"
+        other.write_bytes(b"made by a run that came second")
+        entry = store_file(store, other, "a/file.bin", 3)
+        assert (entry.sha256, entry.num_bytes) == (digest, len(EVERY_BYTE))
+
+
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="gs://bucket"):
+        open_store("gs://bucket/lake")
+
+
+def test_a_crashed_write_leaves_no_object(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    (tmp_path / "missing").mkdir()
+    with pytest.raises(IsADirectoryError):
+        store.upload_if_absent(tmp_path / "missing", "a")
+    assert store.size("a") is None
+    assert list(store.list_names("")) == []
