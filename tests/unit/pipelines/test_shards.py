@@ -1,0 +1,319 @@
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipelines.errors import CorruptShard
+from pipelines.lake import Lake, shard_index, shard_tar
+from pipelines.scheduling import Receipt, Unit
+from pipelines.shards.plan import ShardOptions, SourceRecord, plan_shards, shard_name
+from pipelines.shards.read import pick_worker_shards, read_picture, read_pictures, stream_samples
+from pipelines.shards.write import write_shard
+
+OPTIONS = ShardOptions(max_pixels=10_000)
+
+
+def record(path: Path, key: str, **labels: list[str]) -> SourceRecord:
+    return SourceRecord(key, str(path), "v0", "train", labels)
+
+
+def write(lake: Lake, records: list[SourceRecord], options: ShardOptions = OPTIONS) -> Receipt:
+    (unit,) = plan_shards("shop", records, replace(options, images_per_shard=len(records)))
+    return write_shard(lake, unit)
+
+
+def index_of(lake: Lake, shard: str) -> list[dict]:
+    with lake.store.local_copy(shard_index("shop", shard)) as path:
+        return pq.read_table(path).to_pylist(maps_as_pydicts="strict")
+
+
+@pytest.fixture
+def records(tmp_path: Path, picture: Callable[..., bytes]) -> list[SourceRecord]:
+    found = []
+    for number, kind in enumerate(["JPEG", "PNG", "WEBP", "JPEG", "TIFF"]):
+        path = tmp_path / f"{number}.pic"
+        path.write_bytes(picture(number, kind=kind))
+        found.append(record(path, f"key {number}", collar_design=["shawl"], skirt_length=["knee", "midi"]))
+    return found
+
+
+def test_a_shard_is_plain_webdataset(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    with lake.store.local_copy(shard_tar("shop", made.unit)) as path:
+        samples = list(wds.WebDataset(str(path), shardshuffle=False).decode("pil"))
+    assert [sample["json"]["key"] for sample in samples] == [each.key for each in records]
+    pictures = [
+        next(value for value in sample.values() if isinstance(value, Image.Image)) for sample in samples
+    ]
+    assert {each.size for each in pictures} == {(40, 30)}
+    assert [{"jpg", "png", "webp", "tif"} & set(sample) for sample in samples] == [
+        {"jpg"}, {"png"}, {"webp"}, {"jpg"}, {"tif"},
+    ]  # fmt: skip
+
+
+def test_a_shard_made_again_is_byte_identical(tmp_path: Path, records: list[SourceRecord]) -> None:
+    one, other = (write(Lake(str(tmp_path / name)), records) for name in ("one", "other"))
+    assert one.files == other.files
+    assert one.counts == other.counts
+
+
+def test_a_tar_names_no_person_and_no_time(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    with lake.store.local_copy(shard_tar("shop", made.unit)) as path, tarfile.open(path) as tar:
+        members = tar.getmembers()
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.isreg()) for m in members} == {
+        (0, 0, 0, "", "", True)
+    }
+
+
+def test_offsets_point_at_the_pictures_bytes(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    body = lake.store.read(shard_tar("shop", made.unit)).body
+    for row, each in zip(index_of(lake, made.unit), records, strict=True):
+        stored = body[row["offset"] : row["offset"] + row["num_bytes"]]
+        assert stored == Path(each.uri).read_bytes()
+        assert row["sha256"] == hashlib.sha256(stored).hexdigest()
+        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+            assert tar.extractfile(row["member"]).read() == stored
+
+
+def test_a_picture_under_two_keys_is_packed_once(lake: Lake, records: list[SourceRecord]) -> None:
+    twins = [*records, replace(records[1], key="twin", labels={"collar_design": ["notched"]})]
+    made = write(lake, twins)
+    rows = index_of(lake, made.unit)
+    assert (rows[1]["member"], rows[1]["offset"]) == (rows[5]["member"], rows[5]["offset"])
+    assert rows[5]["labels"] == {"collar_design": ["notched"]}
+    with tarfile.open(fileobj=io.BytesIO(lake.store.read(shard_tar("shop", made.unit)).body)) as tar:
+        assert len(tar.getmembers()) == 2 * len(records)
+    assert made.files[0].num_rows == len(records)
+    assert made.counts == {"input": 6, "ok": 6, "quarantined": 0}
+
+
+def test_bad_pictures_cost_their_row_alone(
+    lake: Lake, records: list[SourceRecord], tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
+    bad = {
+        "empty": b"",
+        "not_an_image": b"this is a text, whatever its name says",
+        "truncated": picture(9)[:400],
+        "too_large": picture(9, size=(200, 200)),
+    }
+    odd = []
+    for kind, body in bad.items():
+        (tmp_path / f"{kind}.jpg").write_bytes(body)
+        odd.append(record(tmp_path / f"{kind}.jpg", kind))
+    odd.append(record(tmp_path / "nowhere.jpg", "missing"))
+    odd.append(SourceRecord("forbidden_uri", "pipe:cat /etc/passwd", "", "train", {}))
+    made = write(lake, [*odd[:3], *records, *odd[3:]], replace(OPTIONS, check="full"))
+    rows = {row["key"]: row for row in index_of(lake, made.unit)}
+    assert {key: row["kind"] for key, row in rows.items() if row["status"] == "quarantined"} == {
+        key: key for key in (*bad, "missing", "forbidden_uri")
+    }
+    assert all(row["error"] for row in rows.values() if row["status"] == "quarantined")
+    assert made.counts == {"input": 11, "ok": 5, "quarantined": 6}
+    with tarfile.open(fileobj=io.BytesIO(lake.store.read(shard_tar("shop", made.unit)).body)) as tar:
+        assert len(tar.getmembers()) == 2 * len(records)
+
+
+def test_a_shard_of_bad_pictures_alone_is_still_readable(lake: Lake, tmp_path: Path) -> None:
+    made = write(lake, [record(tmp_path / "nowhere.jpg", "gone")])
+    assert made.files[0].num_rows == 0
+    assert list(stream_samples([f"{lake.url}/{shard_tar('shop', made.unit)}"])) == []
+
+
+def test_a_file_above_the_byte_limit_is_quarantined(lake: Lake, records: list[SourceRecord]) -> None:
+    limit = len(Path(records[0].uri).read_bytes())
+    longer = [each for each in records if len(Path(each.uri).read_bytes()) > limit]
+    made = write(lake, records, replace(OPTIONS, max_bytes=limit))
+    kinds = {row["key"]: row["kind"] for row in index_of(lake, made.unit)}
+    assert {key for key, kind in kinds.items() if kind == "too_large"} == {each.key for each in longer}
+    assert kinds[records[0].key] is None
+
+
+@pytest.mark.parametrize(
+    "key", ["a.b.c", "with space", "robe d'été", "shoe/39.5", "日本", "a\tb", "../up", "x" * 300]
+)
+def test_any_key_comes_back(lake: Lake, records: list[SourceRecord], key: str) -> None:
+    made = write(lake, [records[0], replace(records[1], key=key)])
+    assert [row["key"] for row in index_of(lake, made.unit)] == [records[0].key, key]
+    (_, sample) = stream_samples([f"{lake.url}/{shard_tar('shop', made.unit)}"])
+    assert sample.encoded == Path(records[1].uri).read_bytes()
+
+
+def test_samples_stream_as_they_were_written(lake: Lake, records: list[SourceRecord]) -> None:
+    shards = [write(lake, records[:2]), write(lake, records[2:])]
+    samples = list(stream_samples([f"{lake.url}/{shard_tar('shop', made.unit)}" for made in shards]))
+    assert [sample.encoded for sample in samples] == [Path(each.uri).read_bytes() for each in records]
+    assert [sample.labels for sample in samples] == [each.labels for each in records]
+    assert [sample.sha256 for sample in samples] == [hashlib.sha256(s.encoded).hexdigest() for s in samples]
+    assert {sample.role for sample in samples} == {"train"}
+
+
+def test_a_shuffled_stream_is_a_permutation_that_its_seed_names(
+    lake: Lake, records: list[SourceRecord]
+) -> None:
+    url = f"{lake.url}/{shard_tar('shop', write(lake, records).unit)}"
+    plain = [sample.sha256 for sample in stream_samples([url])]
+    orders = {
+        seed: [[s.sha256 for s in stream_samples([url], shuffle=10, seed=seed)] for _ in range(2)]
+        for seed in range(5)
+    }
+    for one, again in orders.values():
+        assert one == again
+        assert sorted(one) == sorted(plain)
+    assert len({tuple(one) for one, _ in orders.values()}) > 1
+
+
+def test_pictures_are_read_in_the_order_wanted(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    digests = [row["sha256"] for row in index_of(lake, made.unit)]
+    random.Random(0).shuffle(digests)
+    read = list(read_pictures(lake, "shop", made.unit, digests[:3]))
+    assert [digest for digest, _ in read] == digests[:3]
+    assert [hashlib.sha256(body).hexdigest() for _, body in read] == digests[:3]
+    assert read_picture(lake, "shop", made.unit, digests[0]) == read[0][1]
+
+
+def test_a_flipped_bit_is_told_with_the_tars_name(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    rows = index_of(lake, made.unit)
+    name = shard_tar("shop", made.unit)
+    path = Path(lake.url) / name
+    body = bytearray(path.read_bytes())
+    body[rows[2]["offset"] + 100] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(body)
+    good, bad = rows[0]["sha256"], rows[2]["sha256"]
+    assert [digest for digest, _ in read_pictures(lake, "shop", made.unit, [good])] == [good]
+    with pytest.raises(CorruptShard, match=name):
+        list(read_pictures(lake, "shop", made.unit, [good, bad]))
+    with pytest.raises(CorruptShard, match=name):
+        read_picture(lake, "shop", made.unit, bad)
+
+
+def test_a_picture_of_another_shard_is_not_found(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    with pytest.raises(CorruptShard, match=made.unit):
+        list(read_pictures(lake, "shop", made.unit, ["0" * 64]))
+    with pytest.raises(CorruptShard, match=made.unit):
+        read_picture(lake, "shop", made.unit, "0" * 64)
+
+
+def test_a_quarantined_picture_cannot_be_read(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_bytes(b"plain text, long enough to be looked at")
+    made = write(lake, [record(tmp_path / "text.jpg", "text")])
+    (row,) = index_of(lake, made.unit)
+    with pytest.raises(CorruptShard):
+        read_picture(lake, "shop", made.unit, row["sha256"])
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=5)
+source_records = st.builds(
+    SourceRecord,
+    key=texts,
+    uri=texts,
+    token=texts,
+    role=st.sampled_from(["train", "valid"]),
+    labels=st.dictionaries(texts, st.lists(texts, max_size=2), max_size=2),
+    attempt=st.integers(0, 3),
+)
+
+
+@given(st.lists(source_records, max_size=30), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_every_record_is_in_one_shard_in_order(records: list[SourceRecord], size: int) -> None:
+    units = list(plan_shards("shop", iter(records), ShardOptions(images_per_shard=size)))
+    assert [each for unit in units for each in unit.payload.records] == records
+    assert [unit.num_images for unit in units] == [len(unit.payload.records) for unit in units]
+    assert all(unit.num_images == size for unit in units[:-1])
+    assert all(1 <= unit.num_images <= size for unit in units)
+
+
+@given(st.lists(source_records, min_size=1, max_size=4), st.lists(source_records, min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_names_are_equal_exactly_where_the_inputs_are(
+    one: list[SourceRecord], other: list[SourceRecord]
+) -> None:
+    names = [shard_name("shop", records, OPTIONS) for records in (one, other)]
+    assert (names[0] == names[1]) == (one == other)
+    assert shard_name("shop", json_copy(one), OPTIONS) == names[0]
+
+
+def json_copy(records: list[SourceRecord]) -> list[SourceRecord]:
+    values = json.loads(json.dumps([[r.key, r.uri, r.token, r.role, r.labels, r.attempt] for r in records]))
+    return [SourceRecord(*value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "other"},
+        {"uri": "other"},
+        {"token": "v1"},
+        {"role": "valid"},
+        {"labels": {"collar_design": ["shawl"]}},
+        {"attempt": 1},
+    ],
+)
+def test_any_change_of_a_record_renames_its_shard(change: dict) -> None:
+    one = SourceRecord("k", "u", "v0", "train", {})
+    names = {shard_name("shop", [one, each], OPTIONS) for each in (one, replace(one, **change))}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"images_per_shard": 9}, {"check": "full"}, {"max_pixels": 9}, {"max_bytes": 9}]
+)
+def test_any_change_of_an_option_renames_a_shard(change: dict) -> None:
+    one = [SourceRecord("k", "u", "v0", "train", {})]
+    assert shard_name("shop", one, OPTIONS) != shard_name("shop", one, replace(OPTIONS, **change))
+    assert shard_name("shop", one, OPTIONS) != shard_name("shoes", one, OPTIONS)
+
+
+def test_the_parent_snapshot_names_a_shard_only_where_a_token_is_unknown() -> None:
+    known, unknown = SourceRecord("k", "u", "v0", "train", {}), SourceRecord("k", "u", "", "train", {})
+    assert shard_name("shop", [known], OPTIONS, "one") == shard_name("shop", [known], OPTIONS, "two")
+    assert shard_name("shop", [known, unknown], OPTIONS, "one") != shard_name(
+        "shop", [known, unknown], OPTIONS, "two"
+    )
+
+
+def test_an_edit_renames_its_own_shard_alone() -> None:
+    records = [SourceRecord(f"{i}", "u", "v0", "train", {}) for i in range(20)]
+    edited = [replace(each, token="v1") if each.key == "7" else each for each in records]
+    options = replace(OPTIONS, images_per_shard=5)
+    one, other = ([unit.name for unit in plan_shards("shop", each, options)] for each in (records, edited))
+    assert [a == b for a, b in zip(one, other, strict=True)] == [True, False, True, True]
+
+
+def test_a_shard_of_no_pictures_is_refused() -> None:
+    with pytest.raises(ValueError, match="images_per_shard"):
+        ShardOptions(images_per_shard=0)
+
+
+@given(st.lists(st.text(max_size=4), unique=True, max_size=40), st.integers(1, 9))
+@settings(deadline=None)
+def test_workers_share_all_shards_evenly(shards: list[str], num_workers: int) -> None:
+    shares = [pick_worker_shards(shards, rank, num_workers) for rank in range(num_workers)]
+    assert sorted(shard for share in shares for shard in share) == sorted(shards)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_unit_survives_the_way_to_a_worker(records: list[SourceRecord]) -> None:
+    import pickle
+
+    (unit,) = plan_shards("shop", records, OPTIONS)
+    assert isinstance(unit, Unit)
+    assert pickle.loads(pickle.dumps(unit)) == unit
