@@ -11,6 +11,7 @@ from agman.losses import (
     batch_triplet_loss,
     triplet_loss,
     type_loss,
+    violating_share,
 )
 
 
@@ -61,6 +62,9 @@ def test_triplet_loss_by_hand() -> None:
     assert triplet_loss(east, east, north) == 0.0
     assert float(triplet_loss(east, north, east)) == pytest.approx(1.2)
     assert float(triplet_loss(east, north, north)) == pytest.approx(0.2)
+    both = (torch.cat([east, east]), torch.cat([east, north]), torch.cat([north, north]))
+    assert float(triplet_loss(*both, margin=0.5)) == pytest.approx(0.25)
+    assert violating_share(*both) == 0.5
 
 
 def test_type_loss_takes_several_attributes() -> None:
@@ -75,12 +79,64 @@ def test_paper_weighting_is_equal_and_constant() -> None:
     assert not list(weighting.parameters())
 
 
-def test_learned_weighting_finds_its_minimum() -> None:
-    weighting, losses = LearnedWeighting(), torch.tensor([3.0, 0.25])
+@pytest.mark.parametrize("mining", ["all", "semi_hard", "hard"])
+def test_gradient_and_blocks_equal_one_graph(mining: Mining, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    keys = torch.randint(0, 3, (14, 3), generator=generator).unique(dim=0)
+    rows = functional.normalize(
+        torch.randn(len(keys), 4, generator=generator).double(), dim=1
+    ).requires_grad_()
+
+    def loss(whole: torch.Tensor) -> torch.Tensor:
+        return batch_triplet_loss(whole, keys[:, 0], keys[:, 1], keys[:, 2], mining=mining).loss
+
+    expected = loss(rows)
+    monkeypatch.setattr("agman.losses._BLOCK_NUMBERS", 30)
+    torch.testing.assert_close(loss(rows), expected)
+    assert torch.autograd.gradcheck(loss, rows, eps=1e-7, atol=1e-5)
+
+
+def test_a_picture_of_both_values_is_no_negative() -> None:
+    embeddings = torch.eye(3)[[0, 1, 2, 2]]
+    picture = torch.tensor([0, 1, 2, 2])
+    found = batch_triplet_loss(
+        embeddings, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 0, 1]), picture
+    )
+    assert found.loss == 0.0
+    assert found.violating == 0.0
+
+
+def test_a_large_batch_stays_in_bounded_memory() -> None:
+    # All 600 x 300 x 300 triplets of float32 with their graph would take gigabytes.
+    embeddings = torch.nn.functional.normalize(torch.randn(600, 16), dim=1).requires_grad_()
+    value = torch.arange(600) % 2
+    with torch.autograd.graph.saved_tensors_hooks(_refuse_large, lambda tensor: tensor):
+        loss = batch_triplet_loss(embeddings, torch.zeros_like(value), value, torch.arange(600)).loss
+    loss.backward()
+    assert loss > 0.2
+
+
+def _refuse_large(tensor: torch.Tensor) -> torch.Tensor:
+    assert tensor.numel() <= 600 * 600
+    return tensor
+
+
+def descend(weighting: LearnedWeighting, losses: torch.Tensor) -> torch.Tensor:
     optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
     for _ in range(200):
         optimizer.zero_grad()
         weighting(*losses).backward()
         optimizer.step()
+    return weighting.log_variance.detach()
+
+
+def test_learned_weight_of_a_loss_of_zero_stays_bounded() -> None:
+    weighting = LearnedWeighting()
+    descend(weighting, torch.tensor([0.0, 1.0]))
+    assert weighting(torch.tensor(1.0), torch.tensor(0.0)) < 30
+
+
+def test_learned_weighting_finds_its_minimum() -> None:
     # 0.5 exp(-s) L + 0.5 s is least at s = log L.
-    torch.testing.assert_close(weighting.log_variance.detach(), losses.log(), atol=1e-3, rtol=0)
+    losses = torch.tensor([3.0, 0.25])
+    torch.testing.assert_close(descend(LearnedWeighting(), losses), losses.log(), atol=1e-3, rtol=0)
