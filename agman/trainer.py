@@ -8,13 +8,24 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agman.embedder import native_dtype
-from agman.errors import InvalidInput
-from agman.losses import LearnedWeighting, Mining, PaperWeighting, batch_triplet_loss, triplet_loss, type_loss
+from agman.errors import CheckpointMismatch, InvalidInput
+from agman.losses import (
+    LearnedWeighting,
+    Mining,
+    PaperWeighting,
+    batch_triplet_loss,
+    triplet_loss,
+    type_loss,
+    violating_share,
+)
 from agman.model import AGMAN
 from agman.triplets import Triplets
+
+_PAPER_DECAY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +39,7 @@ class TrainerConfig:
     margin: float = 0.2
     """Cosine by which a positive must be nearer than a negative."""
     weighting: Literal["paper", "learned"] = "paper"
-    """Triplet against type loss: equal, or by learned uncertainty."""
+    """Triplet against type loss: equal, as published, or by learned uncertainty."""
     lr: float = 1e-4
     """Adam's step size at its height."""
     weight_decay: float = 0.0
@@ -42,17 +53,19 @@ class TrainerConfig:
     clip_norm: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """`bfloat16` computes in mixed precision, weights stay float32; `auto` where the processor has it."""
+    """Of the network's arithmetic: `bfloat16` is mixed precision, `auto` that where the processor has it.
+    Weights, losses and optimizer are float32 always."""
     seed: int = 0
-    """Of weights, draws and augmentation."""
+    """Of weights, draws and augmentation; read by whoever makes these."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned with."""
-        if self.lr <= 0 or self.margin < 0 or self.decay_steps < 1 or self.warmup_steps < 0:
-            raise InvalidInput(
-                f"expected lr > 0, margin >= 0, decay_steps >= 1, warmup_steps >= 0; found {self.lr}, "
-                f"{self.margin}, {self.decay_steps}, {self.warmup_steps}"
-            )
+        for name in ("lr", "decay_steps"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"expected {name} > 0, found {getattr(self, name)}")
+        for name in ("margin", "weight_decay", "warmup_steps", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise InvalidInput(f"expected {name} >= 0, found {getattr(self, name)}")
 
 
 class TrainingBatch(NamedTuple):
@@ -65,9 +78,10 @@ class TrainingBatch(NamedTuple):
     attribute: Tensor
     """[N] int64."""
     value: Tensor
-    """[N] int64 within the attribute; read under `batch` sampling alone."""
+    """[N] int64 within the attribute; read under `batch` sampling alone, else of any length."""
     targets: Tensor
-    """[B, A] in {0, 1}: which attributes each picture is labelled with."""
+    """[B, A] in {0, 1}: all attributes each picture is labelled with. The published target is the drawn one
+    alone: the same where pictures have one attribute, contradictory where they have several."""
     triplets: Tensor | None
     """[T, 3] rows of anchor, positive, negative under `paper` sampling; None under `batch`."""
 
@@ -76,34 +90,41 @@ class TrainingStep(nn.Module):
     """Network, losses and their weights behind one forward call, which a distributed wrapper needs."""
 
     def __init__(self, model: AGMAN, config: TrainerConfig) -> None:
-        """Keep the model; it is trained in place."""
+        """Keep the model; it is trained in place, and its convolutions move to channels-last."""
         super().__init__()
-        self.model = model
+        self.model = model.to(memory_format=torch.channels_last)
         self.config = config
         self.weighting = LearnedWeighting() if config.weighting == "learned" else PaperWeighting()
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and figures about it, detached."""
-        features = self.model.features(batch.images)
-        embedded = self.model.embed(features, batch.image_index, batch.attribute).embedding.float()
+        """Return the loss and detached scalars: loss, triplet, type, violating (share of triplets)."""
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        # The losses stay outside: cosines in bfloat16 are 0.004 apart, a fiftieth of the margin.
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=is_mixed(self.config, images.device)):
+            features = self.model.features(images)
+            embedded = self.model.embed(features, batch.image_index, batch.attribute).embedding
+            logits = self.model.type_logits(features)
+        triplet, violating = self._triplet(embedded.float(), batch)
+        classification = type_loss(logits.float(), batch.targets)
+        loss: Tensor = self.weighting(triplet, classification)
+        figures = {"loss": loss, "triplet": triplet, "type": classification, "violating": violating}
+        return loss, {name: figure.detach() for name, figure in figures.items()}
+
+    def _triplet(self, embedded: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        config = self.config
         if batch.triplets is None:
-            triplet, violating = batch_triplet_loss(
+            return batch_triplet_loss(
                 embedded,
                 batch.attribute,
                 batch.value,
                 batch.image_index,
-                margin=self.config.margin,
-                mining=self.config.mining,
+                margin=config.margin,
+                mining=config.mining,
             )
-        else:
-            anchor, positive, negative = (embedded[batch.triplets[:, i]] for i in range(3))
-            triplet = triplet_loss(anchor, positive, negative, self.config.margin)
-            nearer = (anchor * positive).sum(1) - (anchor * negative).sum(1)
-            violating = (nearer < self.config.margin).float().mean()
-        kind = type_loss(self.model.type_logits(features).float(), batch.targets)
-        loss = self.weighting(triplet, kind)
-        figures = {"loss": loss, "triplet": triplet, "type": kind, "violating": violating}
-        return loss, {name: figure.detach() for name, figure in figures.items()}
+        # index_select, not indexing: its backward adds in a fixed order on a CPU, so runs repeat bitwise.
+        anchor, positive, negative = (embedded.index_select(0, rows) for rows in batch.triplets.unbind(1))
+        loss = triplet_loss(anchor, positive, negative, config.margin)
+        return loss, violating_share(anchor, positive, negative, config.margin)
 
 
 class Trainer:
@@ -113,7 +134,7 @@ class Trainer:
         """Build the optimizer.
 
         Args:
-            module: a `TrainingStep`, or a wrapper of one.
+            module: a `TrainingStep`, or a distributed wrapper of one, on its device.
             config: see `TrainerConfig`.
             total_steps: length of the run, for the cosine schedule.
         """
@@ -121,44 +142,73 @@ class Trainer:
         self.config = config
         self.total_steps = total_steps
         self.step_count = 0
-        device = next(module.parameters()).device
-        native = native_dtype(device) is torch.bfloat16
-        self.mixed = config.precision == "bfloat16" or (config.precision == "auto" and native)
-        self.optimizer = torch.optim.AdamW(
-            module.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
+        inner = _unwrapped(module)
+        groups = [
+            {"params": list(inner.model.parameters()), "weight_decay": config.weight_decay},
+            # Decay would pull learned loss weights back to equal ones.
+            {"params": list(inner.weighting.parameters()), "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
 
     def step(self, batch: TrainingBatch) -> dict[str, float]:
-        """Learn from one batch and return its figures."""
+        """Learn from one batch.
+
+        Returns:
+            loss, triplet, type, violating (share of triplets) and lr.
+
+        Raises:
+            InvalidInput: if the loss is not finite; the weights are those from before the step.
+        """
         self.module.train()
+        step_size = learning_rate(self.config, self.step_count, self.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step_count, self.total_steps)
+            group["lr"] = step_size
         self.optimizer.zero_grad(set_to_none=True)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            loss, figures = self.module(batch._replace(images=images))
+        loss, figures = self.module(batch)
         loss.backward()
+        # One transfer for all figures: each would wait for the device.
+        levels = dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
+        if not math.isfinite(levels["loss"]):
+            raise InvalidInput(
+                f"loss is {levels['loss']} at step {self.step_count}; lower lr or set clip_norm"
+            )
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.step_count += 1
-        return {name: float(figure) for name, figure in figures.items()}
+        return {**levels, "lr": step_size}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on, as tensors and plain values: loads with weights_only."""
+        """Return all that the next step depends on: tensors and plain values, safe to read weights-only.
+
+        The schedule is a pure function of the step; the learned loss weights are part of the module.
+        """
         return {
-            "module": _plain(self.module).state_dict(),
+            "module": _unwrapped(self.module).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step_count,
             "random": random_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where another trainer was."""
-        _plain(self.module).load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Go on exactly where another trainer was.
+
+        Raises:
+            CheckpointMismatch: if the state is another network's or another weighting's.
+        """
+        try:
+            _unwrapped(self.module).load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointMismatch(f"the training state does not fit this training: {error}") from error
         self.step_count = state["step"]
         restore_random_state(state["random"])
+
+
+def is_mixed(config: TrainerConfig, device: torch.device) -> bool:
+    """Tell whether the network computes in bfloat16 on a device."""
+    native = config.precision == "auto" and native_dtype(device) is torch.bfloat16
+    return native or config.precision == "bfloat16"
 
 
 def learning_rate(config: TrainerConfig, step: int, total_steps: int) -> float:
@@ -166,18 +216,20 @@ def learning_rate(config: TrainerConfig, step: int, total_steps: int) -> float:
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "paper":
-        return config.lr * 0.9 ** (step // config.decay_steps)
+        return config.lr * _PAPER_DECAY ** (step // config.decay_steps)
     if config.schedule == "cosine":
         done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
         return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.lr
 
 
-def index_triplets(triplets: Triplets) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Find the distinct pictures and (picture, attribute) rows of drawn triplets, so that each is computed once.
+def index_triplets(
+    triplets: Triplets,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Find the distinct pictures and (picture, attribute) rows of T triplets, so that each is computed once.
 
     Returns:
-        slots [B] of the pictures, image_index [N], attribute [N], triplets [T, 3] as rows.
+        slots [B] of the pictures, image_index [N] into them, attribute [N], triplets [T, 3] as rows.
     """
     members = np.stack((triplets.anchor, triplets.positive, triplets.negative), axis=1)
     slots, image_of = np.unique(members, return_inverse=True)
@@ -188,8 +240,11 @@ def index_triplets(triplets: Triplets) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def index_labels(
     labels: Sequence[Mapping[int, Sequence[int]]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """List every (picture, attribute, value) that the labels of B pictures say.
+
+    Args:
+        labels: by picture, attribute index -> value indices.
 
     Returns:
         image_index [N], attribute [N], value [N].
@@ -198,7 +253,7 @@ def index_labels(
         (image, attribute, value)
         for image, shown in enumerate(labels)
         for attribute, values in shown.items()
-        for value in values
+        for value in dict.fromkeys(values)
     ]
     columns = np.array(rows, np.int64).reshape(-1, 3).T
     return columns[0].copy(), columns[1].copy(), columns[2].copy()
@@ -206,12 +261,13 @@ def index_labels(
 
 def random_state() -> dict[str, Any]:
     """Return the global random states of torch, numpy and Python as tensors and plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
-    state = {
+    return {
         "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [
-            str(kind),
+            kind,
             torch.from_numpy(np.asarray(keys, np.int64)),
             int(position),
             int(has_gauss),
@@ -219,24 +275,22 @@ def random_state() -> dict[str, Any]:
         ],
         "python": [version, list(internal), gauss],
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set what `random_state` gave."""
+    """Set what `random_state` gave, on as many devices as there are."""
     torch.set_rng_state(state["torch"])
+    for device, device_state in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(device_state, device)
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """Return the module inside a distributed wrapper: a state must load with any number of workers."""
-    inner = getattr(module, "module", module)
-    assert isinstance(inner, nn.Module)
+def _unwrapped(module: nn.Module) -> TrainingStep:
+    """Return the step inside a distributed wrapper: a state must load with any number of workers."""
+    inner = module if isinstance(module, TrainingStep) else getattr(module, "module", module)
+    if not isinstance(inner, TrainingStep):
+        raise InvalidInput(f"expected a TrainingStep or a wrapper of one, found {type(inner).__name__}")
     return inner

@@ -1,11 +1,16 @@
 import io
+import random
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
 
-from agman.errors import InvalidInput
+from agman.errors import CheckpointMismatch, InvalidInput
+from agman.losses import batch_triplet_loss, triplet_loss
 from agman.model import AGMAN, ModelConfig
 from agman.taxonomy import Attribute, Taxonomy
 from agman.trainer import (
@@ -97,10 +102,22 @@ def test_every_parameter_is_reached() -> None:
 
 
 def test_mixed_precision_learns_too() -> None:
-    run = Run(TrainerConfig(bfloat16=True, lr=1e-3))
+    run = Run(TrainerConfig(precision="bfloat16", lr=1e-3))
     losses = run.learn(6)
     assert np.isfinite(losses).all()
+    assert losses != Run(TrainerConfig(lr=1e-3)).learn(6)
     assert all(p.dtype == torch.float32 for p in run.trainer.module.parameters())
+
+
+def test_losses_are_float32_under_mixed_precision() -> None:
+    run = Run(TrainerConfig(sampling="batch", precision="bfloat16"))
+    step, batch = run.trainer.module, run.batch()
+    _, figures = step(batch)
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded = step.model.embed(step.model.features(images), batch.image_index, batch.attribute).embedding
+    expected = batch_triplet_loss(embedded.float(), batch.attribute, batch.value, batch.image_index).loss
+    assert torch.equal(figures["triplet"], expected.detach())
 
 
 def test_schedules() -> None:
@@ -124,6 +141,66 @@ def test_each_pair_is_computed_once() -> None:
         assert (attribute[rows[:, column]] == drawn.attribute).all()
 
 
-def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="lr > 0"):
-        TrainerConfig(lr=0.0)
+@pytest.fixture
+def _one_process_group() -> Iterator[None]:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_process_group")
+def test_distributed_wrapper_steps_alike_and_leaves_no_prefix() -> None:
+    config = TrainerConfig(sampling="batch", weighting="learned")
+    plain, inner = Run(config), Run(config)
+    wrapped = Trainer(DistributedDataParallel(inner.trainer.module), config, total_steps=20)
+    for _ in range(2):
+        found = wrapped.step(plain.batch())
+        assert found["loss"] == pytest.approx(plain.learn(1)[0], rel=1e-5)
+    state = wrapped.state_dict()
+    assert set(state["module"]) == set(plain.weights())
+    assert {name.split(".")[0] for name in state["module"]} == {"model", "weighting"}
+    plain.trainer.load_state_dict(state)
+
+
+def test_paper_step_equals_three_passes() -> None:
+    run = Run(TrainerConfig())
+    batch = run.batch()
+    slots = index_triplets(Run(TrainerConfig()).buffer.draw(6))[0]
+    drawn = Run(TrainerConfig()).buffer.draw(6)
+    step = run.trainer.module.eval()
+    anchor, positive, negative = (
+        step.model(batch.images[np.searchsorted(slots, corner)], torch.from_numpy(drawn.attribute)).embedding
+        for corner in (drawn.anchor, drawn.positive, drawn.negative)
+    )
+    _, figures = step(batch)
+    expected = triplet_loss(anchor, positive, negative).detach()
+    torch.testing.assert_close(figures["triplet"], expected)
+
+
+def test_labels_become_rows_once() -> None:
+    found = index_labels([{1: [0, 2, 0]}, {}, {0: [1], 1: [1]}])
+    assert [column.tolist() for column in found] == [[0, 0, 2, 2], [1, 1, 0, 1], [0, 2, 1, 1]]
+    assert [column.shape for column in index_labels([{}])] == [(0,)] * 3
+
+
+def test_global_random_states_are_part_of_the_state() -> None:
+    trainer = Run(TrainerConfig()).trainer
+    state = trainer.state_dict()
+    draws = [(torch.rand(1).item(), np.random.rand(), random.random(), random.gauss()) for _ in range(2)]
+    trainer.load_state_dict(state)
+    assert draws[0] == (torch.rand(1).item(), np.random.rand(), random.random(), random.gauss())
+
+
+def test_mistakes_are_named() -> None:
+    for changes, message in [({"lr": 0.0}, "lr > 0"), ({"clip_norm": -1.0}, "clip_norm >= 0")]:
+        with pytest.raises(InvalidInput, match=message):
+            TrainerConfig(**changes)
+    run = Run(TrainerConfig())
+    with pytest.raises(CheckpointMismatch, match="log_variance"):
+        run.trainer.load_state_dict(Run(TrainerConfig(weighting="learned")).trainer.state_dict())
+    before = run.weights()["model.w"]
+    batch = run.batch()
+    with pytest.raises(InvalidInput, match="loss is nan at step 0"):
+        run.trainer.step(batch._replace(images=batch.images * torch.nan))
+    assert torch.equal(run.weights()["model.w"], before)
