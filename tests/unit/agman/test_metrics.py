@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agman.metrics import average_precision, expected_random_ap, retrieval, triplet_accuracy
+from agman.metrics import (
+    average_precision,
+    expected_random_ap,
+    mean_over_attributes,
+    retrieval,
+    same_value,
+    triplet_accuracy,
+)
 
 ROW = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=6)
 
@@ -83,3 +90,18 @@ def test_triplet_accuracy_is_strict() -> None:
     anchor, positive = torch.eye(2), torch.eye(2)
     tied = torch.stack([torch.tensor([0.0, 1.0]), positive[1]])
     assert triplet_accuracy(anchor, positive, tied) == 0.5
+
+
+def test_means_weigh_queries_and_attributes_differently() -> None:
+    eye, values = torch.eye(3), torch.tensor([0, 1, 2])
+    good = retrieval(eye, eye, same_value(values, values))
+    none = retrieval(eye[:1], eye, same_value(torch.tensor([9]), values))
+    empty = retrieval(eye[:0], eye, same_value(values[:0], values))
+    assert mean_over_attributes({"neck": good, "lapel": none, "coat": empty}) == (0.75, 0.5)
+    with pytest.raises(ValueError, match="no query in any of 1"):
+        mean_over_attributes({"coat": empty})
+
+
+def test_more_relevant_than_candidates_is_refused() -> None:
+    with pytest.raises(ValueError, match="6 of 5"):
+        expected_random_ap(6, 5)
