@@ -150,8 +150,12 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
 
-    def step(self, batch: TrainingBatch) -> dict[str, float]:
+    def step(self, batch: TrainingBatch, time_share: float = 0.0) -> dict[str, float]:
         """Learn from one batch.
+
+        Args:
+            batch: see `TrainingBatch`.
+            time_share: share of the run's time limit that is used up, 0 without a limit.
 
         Returns:
             loss, triplet, type, violating (share of triplets) and lr.
@@ -160,7 +164,7 @@ class Trainer:
             InvalidInput: if the loss is not finite; the weights are those from before the step.
         """
         self.module.train()
-        step_size = learning_rate(self.config, self.step_count, self.total_steps)
+        step_size = learning_rate(self.config, self.step_count, self.total_steps, time_share)
         for group in self.optimizer.param_groups:
             group["lr"] = step_size
         self.optimizer.zero_grad(set_to_none=True)
@@ -211,15 +215,18 @@ def is_mixed(config: TrainerConfig, device: torch.device) -> bool:
     return native or config.precision == "bfloat16"
 
 
-def learning_rate(config: TrainerConfig, step: int, total_steps: int) -> float:
-    """Return Adam's step size at a step, counted from 0."""
+def learning_rate(config: TrainerConfig, step: int, total_steps: int, time_share: float = 0.0) -> float:
+    """Return Adam's step size at a step, counted from 0.
+
+    The cosine follows steps or time, whichever is further: a run that its time limit ends has come to rest.
+    """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "paper":
         return config.lr * _PAPER_DECAY ** (step // config.decay_steps)
     if config.schedule == "cosine":
         done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-        return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, max(done, time_share))))
     return config.lr
 
 

@@ -1,8 +1,9 @@
-"""Find the products that look alike in one attribute, or in several with weights.
+r"""Find the products that look alike in one attribute, or in several with weights.
 
 python jobs/search.py query.jpg --lake ./lake --attribute neckline_design -k 10
 python jobs/search.py --lake ./lake --key style-000123 --attribute neckline_design=0.7 sleeve_length=0.3
-ray job submit --working-dir . -- python jobs/search.py --lake s3://shop-lake --key A-17 --attribute lapel_design
+    ray job submit --working-dir . -- \
+        python jobs/search.py --lake s3://shop-lake --key A-17 --attribute lapel_design
 """
 
 from dataclasses import dataclass

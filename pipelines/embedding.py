@@ -147,5 +147,6 @@ def _check_embeddings(embeddings: np.ndarray, digests: Sequence[str]) -> None:
         row, attribute = (int(i) for i in np.argwhere(wrong)[0])
         raise CorruptShard(
             f"picture {digests[row][:12]}…, attribute {attribute}: expected a finite embedding of norm 1, "
-            f"found norm {norms[row, attribute]}; {int(wrong.sum())} of {wrong.size} are wrong: the model is broken"
+            f"found norm {norms[row, attribute]}; {int(wrong.sum())} of {wrong.size} are wrong: "
+            "the model is broken"
         )

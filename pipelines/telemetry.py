@@ -2,7 +2,7 @@
 
 The driver alone reports: done of total, images per second, time left, quarantined. On a terminal that is a
 live bar; elsewhere a line at most every 30 s and one at the end of each stage, as JSON where
-`AGMAN_LOG=json` asks for it (a cluster's log collector). Every run leaves `runs/<run>/report.json` in its lake.
+`AGMAN_LOG=json` asks for it (a cluster's log collector). Every run leaves `runs/<run>/report.json`.
 """
 
 import json

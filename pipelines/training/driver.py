@@ -61,7 +61,8 @@ def train(config: TrainConfig, shards: Sequence[str], taxonomy: Taxonomy, run: R
         taxonomy=taxonomy,
         held_out=ray.put(_validation(config, urls, taxonomy)),
         board=board,
-        deadline=time.time() + 60 * config.max_minutes if config.max_minutes else None,
+        started=time.time(),
+        time_limit_s=60 * config.max_minutes,
     )
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run):
         result = _ray_trainer(config, lake, task, num_workers).fit()

@@ -40,8 +40,10 @@ class WorkerTask:
     """Reference to the validation pictures."""
     board: Any
     """Handle of the `Board`."""
-    deadline: float | None
-    """Wall-clock time to stop at."""
+    started: float
+    """Wall-clock time of the run's start."""
+    time_limit_s: float
+    """Time after which all stop cleanly; 0 is without limit."""
 
 
 def train_worker(loop: dict[Any, Any]) -> None:
@@ -55,7 +57,7 @@ def train_worker(loop: dict[Any, Any]) -> None:
     stopped = False
     while worker.step < config.steps and not stopped:
         figures = worker.train_step()
-        stopped = worker.is_late()
+        stopped = worker.time_share() >= 1
         if worker.step % POST_EVERY_STEPS == 0:
             worker.post(figures)
         if stopped or worker.step % config.validate_every == 0 or worker.step == config.steps:
@@ -88,6 +90,7 @@ class Worker:
         )
         self.generator = torch.Generator().manual_seed(config.optimisation.seed + 1000 * self.rank)
         self.waited_s = 0.0
+        self._time_share = 0.0
         self.best = 0.0
         self._restore()
         self._tell_unusable()
@@ -102,16 +105,16 @@ class Worker:
         started = time.perf_counter()
         batch = self._batch()
         self.waited_s += time.perf_counter() - started
-        return self.trainer.step(batch)
+        return self.trainer.step(batch, self._time_share)
 
-    def is_late(self) -> bool:
-        """Tell whether the time is up: rank 0 decides for all, so that all stop at the same step."""
-        if self.task.deadline is None:
-            return False
-        late = torch.tensor([float(time.time() > self.task.deadline)])
-        if self.world > 1:
-            torch.distributed.broadcast(late, src=0)
-        return bool(late.item())
+    def time_share(self) -> float:
+        """Return the share of the time limit that is used, by rank 0's clock: all stop together."""
+        if self.task.time_limit_s:
+            share = torch.tensor([(time.time() - self.task.started) / self.task.time_limit_s])
+            if self.world > 1:
+                torch.distributed.broadcast(share, src=0)
+            self._time_share = float(share.item())
+        return self._time_share
 
     def post(self, figures: dict[str, float]) -> None:
         """Tell the driver where rank 0 is."""
