@@ -75,7 +75,7 @@ class Catalog:
             f"""create table numbered as
             select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri,
                               coalesce(token, '') as token),
-                   row_number() over (partition by key order by uri, token) as _copy,
+                   row_number() over (partition by key order by uri = '', uri, token) as _copy,
                    file_row_number as _source_row,
                    ('0x' || md5(coalesce(key, ''))[1:8])::bigint % 100 as _bucket
             from read_parquet('{path}', file_row_number=true)"""
@@ -122,7 +122,8 @@ class Catalog:
             select s.key, p.sha256, p.shard from source s join previous p using (key)
             where s.uri = p.uri and s.token = p.token and s.token <> '';
             create table still_quarantined as
-            select q.* from source s join previous_quarantine q using (key)
+            select q.* from source s
+            join (select * from previous_quarantine where stage <> 'source') q using (key)
             where s.uri = q.uri and s.token = q.token and s.token <> '' and not ({again});
             create table wanted as
             select s.key, s.uri, s.token, s.role, s.labels,
