@@ -100,7 +100,7 @@ class SmallLake:
         name = snapshot_file(snapshot, "catalog.parquet")
         files = {"catalog.parquet": store_file(self.lake.store, catalog, name, len(rows))}
         return Manifest(
-            id=snapshot, parent=None, night=1, created="2024-01-01T00:00:00Z", dataset="catalog", source="made up",
+            id=snapshot, parent=None, night=1, created="2024-01-01T00:00:00Z", dataset="catalog", source="",
             model=MODEL, attributes=ATTRIBUTES, taxonomy_digest="", config={}, config_digest="", versions={},
             counts={}, gates=[], files=files, shards={}, parts=tuple(self.parts),
             groups=tuple(group_of(receipt) for receipt in receipts),

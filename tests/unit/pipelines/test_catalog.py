@@ -1,0 +1,402 @@
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from agman.errors import InvalidInput
+from pipelines.catalog import Catalog, Changes
+from pipelines.shards.write import IndexRow, index_table
+from pipelines.sources.records import record_batch
+
+Row = tuple[str, str, str]  # key, uri, token
+
+
+@dataclass
+class Rows:
+    """A source of hand-made rows with one column of the shop's own."""
+
+    rows: list[Row]
+    price: float = 9.5
+    name: str = "hand-made"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        columns = [pa.array([row[i] for row in self.rows], pa.string()) for i in range(3)]
+        prices = pa.array([self.price] * len(self.rows), pa.float64())
+        if self.rows:
+            yield record_batch(keys=columns[0], uris=columns[1], tokens=columns[2], shop={"price": prices})
+
+
+def digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass
+class Shop:
+    """Runs nights without storage: what a uri and a token hold is made up, `bad` says what is broken."""
+
+    folder: Path
+    bad: dict[str, str] = field(default_factory=dict)
+    """uri -> kind."""
+    content: dict[str, str] = field(default_factory=dict)
+    """uri -> what is in it beside the token; the uri itself where it is not here."""
+    unembeddable: frozenset[str] = frozenset()
+    night: int = 0
+    fetched: list[str] = field(default_factory=list)
+    embedded: list[str] = field(default_factory=list)
+
+    def run(
+        self, rows: list[Row], *, same_model: bool = True, price: float = 9.5, **options: bool
+    ) -> Changes:
+        """Run one night over the previous one; keeps `catalog.parquet` and `quarantine.parquet`."""
+        self.night += 1
+        work = self.folder / f"night-{self.night}"
+        work.mkdir()
+        catalog = Catalog(work)
+        catalog.read_source(Rows(rows, price))
+        last = self.folder / f"night-{self.night - 1}"
+        known = (last / "catalog.parquet", last / "quarantine.parquet") if self.night > 1 else (None, None)
+        catalog.read_previous(*known)
+        changes = catalog.diff(**options)
+        wanted = list(catalog.records_to_fetch())
+        self.fetched = [record.key for record in wanted]
+        self.attempts = {record.key: record.attempt for record in wanted}
+        catalog.add_shards(self._shards(work, wanted))
+        catalog.match_embeddings(same_model=same_model)
+        self._embed(catalog)
+        catalog.write(work / "catalog.parquet", work / "quarantine.parquet", f"2024-01-{self.night:02d}")
+        self.twice = catalog.count_twice_embedded()
+        self.published = catalog.count_published(work / "catalog.parquet")
+        self.same = self.night > 1 and catalog.same_rows(work / "catalog.parquet", last / "catalog.parquet")
+        catalog.close()
+        return changes
+
+    def catalog(self) -> dict[str, dict[str, Any]]:
+        rows = pq.read_table(self.folder / f"night-{self.night}" / "catalog.parquet").to_pylist()
+        assert len({row["key"] for row in rows}) == len(rows)
+        return {row["key"]: row for row in rows}
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.folder / f"night-{self.night}" / "quarantine.parquet").to_pylist()
+
+    def _shards(self, work: Path, wanted: list[Any]) -> list[Path]:
+        paths = []
+        for number in range(0, len(wanted), 3):
+            rows = [self._fetch(record) for record in wanted[number : number + 3]]
+            paths.append(work / f"shard-{self.night}-{number}.parquet")
+            pq.write_table(index_table(rows), paths[-1])
+        return paths
+
+    def _fetch(self, record: Any) -> IndexRow:
+        row = IndexRow(record.key, record.uri, record.role, record.labels)
+        if record.uri in self.bad:
+            row.status, row.kind, row.error = "quarantined", self.bad[record.uri], "made up"
+        else:
+            row.sha256 = digest(f"{self.content.get(record.uri, record.uri)}@{record.token}")
+        return row
+
+    def _embed(self, catalog: Catalog) -> None:
+        parts, refused = [], []
+        self.embedded = []
+        for shard, digests in catalog.pictures_to_embed():
+            bad = [each for each in digests if each in self.unembeddable]
+            refused += [{"sha256": each, "kind": "undecodable", "message": "made up"} for each in bad]
+            good = [each for each in digests if each not in self.unembeddable]
+            parts.append((f"part-{self.night}-{shard}", good))
+            self.embedded += good
+        catalog.add_parts([part for part in parts if part[1]], refused)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+FIRST = [("a", "u/a", "1"), ("b", "u/b", "1"), ("c", "u/c", "1"), ("d", "u/d", "1")]
+
+
+def test_the_first_night_adds_everything(shop: Shop) -> None:
+    changes = shop.run(FIRST)
+    assert changes == Changes(input=4, added=4, edited=0, moved=0, unchanged=0, deleted=0, refused=0)
+    assert shop.fetched == ["a", "b", "c", "d"]
+    assert {key: row["sha256"] for key, row in shop.catalog().items()} == {
+        key: digest(f"{uri}@{token}") for key, uri, token in FIRST
+    }
+    assert {row["price"] for row in shop.catalog().values()} == {9.5}
+
+
+def test_the_second_night_fetches_only_what_changed(shop: Shop) -> None:
+    shop.run(FIRST)
+    before = shop.catalog()
+    changes = shop.run([("a", "u/a", "1"), ("b", "u/b", "2"), ("c", "v/c", "1"), ("e", "u/e", "1")])
+    assert changes == Changes(input=4, added=1, edited=1, moved=1, unchanged=1, deleted=1, refused=0)
+    assert shop.fetched == ["b", "c", "e"]
+    assert set(shop.catalog()) == {"a", "b", "c", "e"}
+    assert shop.catalog()["a"] == before["a"]
+    assert shop.catalog()["b"]["sha256"] == digest("u/b@2")
+
+
+def test_a_moved_picture_is_not_embedded_again(shop: Shop) -> None:
+    shop.run(FIRST)
+    place = shop.catalog()["c"]
+    shop.content = {"v/c": "u/c"}
+    shop.run([*FIRST[:2], ("c", "v/c", "1"), FIRST[3]])
+    assert shop.fetched == ["c"]
+    assert shop.embedded == []
+    moved = shop.catalog()["c"]
+    assert [moved[n] for n in ("sha256", "shard", "part", "row")] == [
+        place[n] for n in ("sha256", "shard", "part", "row")
+    ]
+
+
+def test_an_identical_night_changes_nothing(shop: Shop) -> None:
+    shop.run(FIRST)
+    changes = shop.run(FIRST[::-1])
+    assert (changes.unchanged, changes.added, changes.deleted) == (4, 0, 0)
+    assert (shop.fetched, shop.embedded, shop.same) == ([], [], True)
+
+
+def test_a_new_price_alone_fetches_nothing_but_is_another_catalog(shop: Shop) -> None:
+    shop.run(FIRST)
+    shop.run(FIRST, price=5.0)
+    assert (shop.fetched, shop.embedded, shop.same) == ([], [], False)
+    assert {row["price"] for row in shop.catalog().values()} == {5.0}
+
+
+def test_another_model_embeds_all_and_fetches_nothing(shop: Shop) -> None:
+    shop.run(FIRST)
+    shop.run(FIRST, same_model=False)
+    assert (len(shop.embedded), shop.fetched) == (4, [])
+    assert all(row["part"].startswith("part-2") for row in shop.catalog().values())
+
+
+def test_a_source_without_tokens_is_fetched_every_night_and_embedded_once(shop: Shop) -> None:
+    rows = [(key, uri, "") for key, uri, _ in FIRST]
+    shop.run(rows)
+    changes = shop.run(rows)
+    assert (changes.unchanged, shop.fetched, shop.embedded) == (0, ["a", "b", "c", "d"], [])
+    assert shop.same
+
+
+def test_equal_pictures_under_two_keys_are_embedded_once(shop: Shop) -> None:
+    shop.content = {"u/a": "same", "u/d": "same"}
+    shop.run(FIRST)
+    assert len(shop.embedded) == 3
+    assert shop.published == {"rows": 4, "reused": 0, "pictures": 3, "duplicate": 1, "new_pictures": 3}
+    one, other = shop.catalog()["a"], shop.catalog()["d"]
+    assert (one["sha256"], one["part"], one["row"]) == (other["sha256"], other["part"], other["row"])
+    assert shop.twice == 0
+
+
+def test_an_added_twin_of_an_old_picture_is_read_from_where_that_is(shop: Shop) -> None:
+    shop.run(FIRST)
+    shop.content = {"u/new": "u/b"}
+    shop.run([*FIRST, ("new", "u/new", "1")])
+    assert (shop.fetched, shop.embedded) == (["new"], [])
+    names = ("sha256", "shard", "part", "row")
+    assert [shop.catalog()["new"][n] for n in names] == [shop.catalog()["b"][n] for n in names]
+
+
+def test_what_cannot_be_told_apart_is_refused_and_counted(shop: Shop) -> None:
+    rows = [*FIRST, ("", "u/x", "1"), ("n", "", "1"), ("a", "u/z", "1"), ("a", "u/a", "1")]
+    changes = shop.run(rows)
+    assert (changes.input, changes.refused) == (8, 4)
+    assert set(shop.catalog()) == {"a", "b", "c", "d"}
+    assert shop.catalog()["a"]["uri"] == "u/a"
+    assert sorted((row["key"], row["kind"], row["stage"]) for row in shop.quarantine()) == [
+        ("a", "duplicate_key", "source"),
+        ("a", "duplicate_key", "source"),
+        ("n", "no_uri", "source"),
+        ("row 4", "no_key", "source"),
+    ]
+    assert changes.input == len(shop.catalog()) + len(shop.quarantine())
+
+
+def test_a_key_repeated_in_full_is_counted_alike_every_night(shop: Shop) -> None:
+    rows = [*FIRST, FIRST[0]]
+    shop.run(rows)
+    first = shop.quarantine()
+    for _ in range(2):
+        shop.run(rows)
+        assert set(shop.catalog()) == {"a", "b", "c", "d"}
+        assert [row["key"] for row in shop.quarantine()] == [row["key"] for row in first] == ["a"]
+    assert shop.quarantine()[0]["attempts"] == 3
+    assert shop.quarantine()[0]["first_seen"] == "2024-01-01"
+
+
+def test_a_refused_copy_is_fetched_once_it_stands_alone(shop: Shop) -> None:
+    shop.run([("a", "u/1", "1"), ("a", "u/2", "1")])
+    shop.run([("a", "u/2", "1")])
+    assert shop.catalog()["a"]["sha256"] == digest("u/2@1")
+    assert shop.quarantine() == []
+
+
+def test_a_copy_without_uri_does_not_hide_the_good_one(shop: Shop) -> None:
+    shop.run([("a", "", "1"), ("a", "u/a", "1"), ("b", "u/b", "1")])
+    assert set(shop.catalog()) == {"a", "b"}
+    assert [(row["key"], row["kind"]) for row in shop.quarantine()] == [("a", "no_uri")]
+
+
+def test_quarantine_stays_until_the_token_changes(shop: Shop) -> None:
+    shop.bad = {"u/b": "truncated"}
+    shop.run(FIRST)
+    assert set(shop.catalog()) == {"a", "c", "d"}
+    shop.run(FIRST)
+    assert shop.fetched == []
+    (row,) = shop.quarantine()
+    assert (row["key"], row["kind"], row["stage"], row["attempts"]) == ("b", "truncated", "shards", 1)
+    shop.bad = {}
+    changes = shop.run([("b", "u/b", "2") if row[0] == "b" else row for row in FIRST])
+    assert shop.fetched == ["b"]
+    assert set(shop.catalog()) == {"a", "b", "c", "d"}
+    assert shop.quarantine() == []
+    assert changes.input == 4
+
+
+def test_quarantine_is_tried_again_on_demand(shop: Shop) -> None:
+    shop.bad = {"u/b": "truncated"}
+    shop.run(FIRST)
+    shop.run(FIRST, retry_quarantined=True)
+    (row,) = shop.quarantine()
+    assert (shop.fetched, shop.attempts) == (["b"], {"b": 1})
+    assert (row["attempts"], row["first_seen"], row["last_seen"]) == (2, "2024-01-01", "2024-01-02")
+
+
+def test_what_was_unavailable_is_always_tried_again(shop: Shop) -> None:
+    shop.bad = {"u/b": "unavailable", "u/c": "truncated"}
+    shop.run(FIRST)
+    shop.run(FIRST)
+    assert (shop.fetched, shop.attempts) == (["b"], {"b": 1})
+    shop.bad = {}
+    shop.run(FIRST)
+    assert shop.attempts == {"b": 2}
+    assert set(shop.catalog()) == {"a", "b", "d"}
+
+
+def test_a_deleted_product_leaves_the_quarantine_too(shop: Shop) -> None:
+    shop.bad = {"u/b": "truncated"}
+    shop.run(FIRST)
+    changes = shop.run([row for row in FIRST if row[0] in "ac"])
+    assert shop.quarantine() == []
+    assert changes.deleted == 1  # of the catalog: d; b was never in it
+
+
+def test_a_good_product_that_breaks_leaves_the_catalog(shop: Shop) -> None:
+    shop.run(FIRST)
+    shop.bad = {"u/b": "truncated"}
+    shop.run([("b", "u/b", "2") if row[0] == "b" else row for row in FIRST])
+    assert set(shop.catalog()) == {"a", "c", "d"}
+    assert [row["key"] for row in shop.quarantine()] == ["b"]
+
+
+def test_a_picture_that_cannot_be_embedded_is_quarantined_under_every_key(shop: Shop) -> None:
+    shop.content = {"u/a": "same", "u/d": "same"}
+    shop.unembeddable = frozenset([digest("same@1")])
+    shop.run(FIRST)
+    assert set(shop.catalog()) == {"b", "c"}
+    assert [(row["key"], row["stage"]) for row in shop.quarantine()] == [
+        ("a", "embeddings"),
+        ("d", "embeddings"),
+    ]
+    shop.run(FIRST)
+    assert (shop.fetched, len(shop.catalog()), len(shop.quarantine())) == ([], 2, 2)
+
+
+def test_roles_follow_the_key_alone(shop: Shop) -> None:
+    rows = [(f"key-{number}", f"u/{number}", "1") for number in range(400)]
+    shop.run(rows)
+    roles = {key: row["role"] for key, row in shop.catalog().items()}
+    shares = Counter(roles.values())
+    assert set(shares) == {"train", "valid", "query", "candidate"}
+    assert 0.68 < shares["train"] / 400 < 0.82
+    shop.run([(key, f"moved/{uri}", "2") for key, uri, _ in rows[::-1][:50]])
+    assert {key: row["role"] for key, row in shop.catalog().items()} == {
+        key: roles[key] for key in shop.catalog()
+    }
+
+
+def test_an_empty_source_is_the_persons_mistake(shop: Shop) -> None:
+    with pytest.raises(InvalidInput, match="at least one record"):
+        shop.run([])
+
+
+@dataclass
+class Plain:
+    """The same nights on plain dictionaries."""
+
+    catalog: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """key -> uri, token, digest."""
+    quarantine: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """key -> uri, token, kind; without what the source itself repeats or leaves out."""
+
+    def run(self, rows: list[Row], bad: dict[str, str]) -> None:
+        chosen: dict[str, tuple[str, str]] = {}
+        for key, uri, token in rows:
+            if key and uri:
+                chosen[key] = min(chosen.get(key, (uri, token)), (uri, token))
+        self.refused = len(rows) - len(chosen)
+        before, unusable, unchanged = self.catalog, self.quarantine, 0
+        self.catalog, self.quarantine, self.fetched = {}, {}, []
+        for key, (uri, token) in chosen.items():
+            if token and before.get(key, ())[:2] == (uri, token):
+                self.catalog[key] = before[key]
+                unchanged += 1
+            elif token and unusable.get(key, ())[:2] == (uri, token) and unusable[key][2] != "unavailable":
+                self.quarantine[key] = unusable[key]
+            else:
+                self.fetched.append(key)
+                if uri in bad:
+                    self.quarantine[key] = (uri, token, bad[uri])
+                else:
+                    self.catalog[key] = (uri, token, digest(f"{uri}@{token}"))
+        self.deleted, self.unchanged = len(set(before) - set(chosen)), unchanged
+
+
+night_rows = st.lists(
+    st.tuples(
+        st.sampled_from(["", "a", "b", "c", "d", "e"]),
+        st.sampled_from(["", "u1", "u2", "u3"]),
+        st.sampled_from(["", "1", "2"]),
+    ),
+    min_size=1,
+    max_size=9,
+)
+broken = st.dictionaries(st.sampled_from(["u1", "u2"]), st.sampled_from(["truncated", "unavailable"]))
+
+
+@given(st.lists(st.tuples(night_rows, broken), min_size=2, max_size=3))
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # to shrink would take minutes of nights
+    suppress_health_check=[HealthCheck.too_slow],
+)
+def test_random_nights_equal_plain_dictionaries(
+    tmp_path_factory: pytest.TempPathFactory, nights: list[tuple[list[Row], dict[str, str]]]
+) -> None:
+    shop, plain = Shop(tmp_path_factory.mktemp("nights")), Plain()
+    for rows, bad in nights:
+        shop.bad = bad
+        changes = shop.run(rows)
+        plain.run(rows, bad)
+        assert {
+            key: (r["uri"], r["token"], r["sha256"]) for key, r in shop.catalog().items()
+        } == plain.catalog
+        found = {
+            r["key"]: (r["uri"], r["token"], r["kind"]) for r in shop.quarantine() if r["stage"] != "source"
+        }
+        assert found == plain.quarantine
+        assert shop.fetched == sorted(plain.fetched)
+        assert (changes.input, changes.refused, changes.unchanged, changes.deleted) == (
+            len(rows), plain.refused, plain.unchanged, plain.deleted,
+        )  # fmt: skip
+        assert changes.input == len(shop.catalog()) + len(shop.quarantine())
+        assert shop.twice == 0
