@@ -1,6 +1,6 @@
 """Train AG-MAN on a labelled catalog with Ray Train, judge it on held-out products, keep it in the lake.
 
-A run of the same --name that was stopped goes on from its last checkpoint.
+Started again with the same settings on the same shards, it goes on from its last checkpoint.
 
     python jobs/train.py demo --lake ./demo-lake
     ray job submit --working-dir . -- python jobs/train.py --lake s3://shop-lake --source s3://shop/labelled.parquet

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from agman.trainer import TrainerConfig
-
 from agman.model import ModelConfig
+from agman.trainer import TrainerConfig
 from agman.transforms import Augmentation, Preprocess
 from pipelines.shards.plan import ShardOptions
 
@@ -22,7 +21,7 @@ class TrainConfig:
     taxonomy: str = "fashionai"
     """`fashionai`, or the path of a JSON file {"attributes": [{"name": …, "values": […]}]}."""
     name: str = "train"
-    """Name of the run below runs/; a run of the same name that was stopped is resumed."""
+    """Begins the run's name below runs/; the same settings on the same shards resume what was stopped."""
     shards: ShardOptions = field(default_factory=ShardOptions)
     """How pictures become tars."""
     network: ModelConfig = field(default_factory=ModelConfig)

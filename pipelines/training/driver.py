@@ -3,18 +3,22 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
+import s3fs
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from agman.errors import InvalidInput
+from agman.errors import AgmanError, InvalidInput
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines.evaluation import HeldOut, load_held_out
-from pipelines.lake import Lake, shard_tar
+from pipelines.lake import Lake, shard_tar, short_digest
 from pipelines.models import import_model
 from pipelines.telemetry import Run
 from pipelines.training.board import Board, watching
@@ -65,7 +69,10 @@ def train(config: TrainConfig, shards: Sequence[str], taxonomy: Taxonomy, run: R
         time_limit_s=60 * config.max_minutes,
     )
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run):
-        result = _ray_trainer(config, lake, task, num_workers).fit()
+        try:
+            result = _ray_trainer(config, lake, task, num_workers).fit()
+        except TrainingFailedError as error:
+            raise _own_error(error) from error
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
     checkpoint, metrics = max(kept, key=lambda pair: float(pair[1]["map"]))
     with checkpoint.as_directory() as folder:
@@ -87,12 +94,43 @@ def read_taxonomy(spec: str) -> Taxonomy:
         raise InvalidInput(f"taxonomy {spec}: expected `fashionai` or a JSON file, found {error}") from error
 
 
+def _own_error(error: TrainingFailedError) -> Exception:
+    """Return what a worker of ours refused, so that a person reads one line; else Ray's own error."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    for failure in failures:
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, AgmanError):
+            return cause
+    return error
+
+
+def run_name(config: TrainConfig, urls: Sequence[str]) -> str:
+    """Return the folder of a training below runs/: another config or other shards are another training.
+
+    How long it trains is left out, so that a finished one can be trained on.
+    """
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in ("lake", "steps", "max_minutes")
+    }
+    return f"{config.name}-{short_digest([settings, sorted(url.rsplit('/', 1)[-1] for url in urls)])[:8]}"
+
+
+def _storage(lake: Lake) -> dict[str, Any]:
+    """Return where Ray Train keeps checkpoints; s3fs reads the same AWS variables as the lake does."""
+    if not lake.url.startswith("s3://"):
+        return {"storage_path": f"{lake.url}/runs"}
+    filesystem = PyFileSystem(FSSpecHandler(s3fs.S3FileSystem(use_listings_cache=False)))
+    return {"storage_path": f"{lake.url.removeprefix('s3://')}/runs", "storage_filesystem": filesystem}
+
+
 def _validation(config: TrainConfig, urls: Sequence[str], taxonomy: Taxonomy) -> HeldOut:
     held_out = load_held_out(urls, taxonomy, config.preprocess, roles=("valid",), limit=VALIDATION_PICTURES)
-    if not held_out.is_query.any():
+    labelled = sum(shown.any(axis=1) for shown in held_out.values) > 0
+    if not labelled[held_out.is_query].any() or not labelled[~held_out.is_query].any():
         raise InvalidInput(
-            f"source {config.source}: expected at least 4 labelled pictures of role valid, "
-            f"found {len(held_out.is_query)}; a larger catalog, or a `role` column, gives them"
+            f"source {config.source}: expected at least 4 pictures of role valid that are labelled with "
+            f"{', '.join(taxonomy.names)}, found {int(labelled.sum())} among {len(labelled)}; a larger "
+            "catalog, or columns named like the attributes, gives them"
         )
     return held_out
 
@@ -107,8 +145,8 @@ def _ray_trainer(config: TrainConfig, lake: Lake, task: WorkerTask, num_workers:
             num_workers=num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=config.name,
-            storage_path=f"{lake.url}/runs",
+            name=run_name(config, task.urls),
+            **_storage(lake),
             failure_config=FailureConfig(max_failures=RESTARTS),
             # The best by validation, and beside it always the last, which a resumed run goes on from.
             checkpoint_config=CheckpointConfig(
