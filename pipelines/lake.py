@@ -18,7 +18,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,21 +104,22 @@ class Lake:
         Raises:
             CorruptShard: if the stored bytes are not those of the entry.
         """
-        try:
-            with self.store.local_copy(entry.name) as path:
-                found = FileEntry(entry.name, path.stat().st_size, file_sha256(path), entry.num_rows)
-                if found != entry:
-                    raise CorruptShard(
-                        f"{self.url}/{entry.name}: expected {entry.num_bytes} bytes with sha256 "
-                        f"{entry.sha256[:12]}…, found {found.num_bytes} with {found.sha256[:12]}…; "
-                        "delete it and run the job again to make the unit anew"
-                    )
-                yield path
-        except FileNotFoundError as error:
-            raise CorruptShard(
-                f"{self.url}/{entry.name}: a receipt lists this file but it is gone; "
-                "run the job again to make the unit anew"
-            ) from error
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(self.store.local_copy(entry.name))
+            except FileNotFoundError as error:
+                raise CorruptShard(
+                    f"{self.url}/{entry.name}: a receipt lists this file but it is gone; "
+                    "run the job again to make the unit anew"
+                ) from error
+            found = FileEntry(entry.name, path.stat().st_size, file_sha256(path), entry.num_rows)
+            if found != entry:
+                raise CorruptShard(
+                    f"{self.url}/{entry.name}: expected {entry.num_bytes} bytes with sha256 "
+                    f"{entry.sha256[:12]}…, found {found.num_bytes} with {found.sha256[:12]}…; "
+                    "delete it and run the job again to make the unit anew"
+                )
+            yield path
 
 
 @contextmanager

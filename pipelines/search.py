@@ -1,5 +1,6 @@
 """Search a published snapshot: pictures that look alike in one attribute, or in several with weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Searcher:
         for name in weights:
             position_in(name, self.attributes, "attribute")
         total = sum(weights.values())
-        if not weights or min(weights.values()) < 0 or not total > 0:
+        if not weights or min(weights.values()) < 0 or not 0 < total < math.inf:
             raise InvalidInput(
                 f"attribute weights {dict(weights)}: expected at least one above zero, none below"
             )

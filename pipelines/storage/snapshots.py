@@ -124,12 +124,19 @@ def new_snapshot_id(commit_uuid: str) -> str:
 
 
 def read_pointer(lake: Lake) -> Pointer | None:
-    """Return what is published, None in a lake where nothing is."""
+    """Return what is published, None in a lake where nothing is.
+
+    Raises:
+        CorruptShard: if the pointer cannot be read.
+    """
     try:
         current = lake.store.read(CURRENT)
     except FileNotFoundError:
         return None
-    return Pointer(**json.loads(current.body), version=current.version)
+    try:
+        return Pointer(**json.loads(current.body), version=current.version)
+    except (ValueError, TypeError) as error:
+        raise CorruptShard(f"{lake.url}/{CURRENT}: not a pointer to a snapshot ({error})") from error
 
 
 def read_manifest(lake: Lake, snapshot: str) -> Manifest:
@@ -148,7 +155,7 @@ def read_manifest(lake: Lake, snapshot: str) -> Manifest:
         ) from None
     try:
         return Manifest.from_json(json.loads(body))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptShard(
             f"{lake.url}/{name}: not a manifest ({error}); publish again or roll back"
         ) from error
