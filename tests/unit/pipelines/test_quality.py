@@ -1,0 +1,131 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from pipelines.errors import GateFailed
+from pipelines.index import IndexOptions, build_group, group_of, plan_groups
+from pipelines.parts import write_embeddings
+from pipelines.quality import Gate, GateOptions, check_gates, count_gates, index_gates
+from pipelines.storage.objects import describe
+from pipelines.storage.snapshots import Group, Part
+
+COUNTS = {"input": 100, "embedded": 60, "reused": 35, "quarantined": 5}
+ATTRIBUTE = "skirt_length"
+
+
+def verdicts(gates: list[Gate]) -> dict[str, bool]:
+    return {gate.name.removesuffix(f" {ATTRIBUTE}"): gate.passed for gate in gates}
+
+
+def judge(lake: Any, groups: list[Group], parts: list[Part], **options: Any) -> dict[str, bool]:
+    return verdicts(index_gates(lake, ATTRIBUTE, groups, parts, GateOptions(**options)))
+
+
+def indexed(small_lake: Any, parts: list[Part]) -> list[Group]:
+    units = plan_groups("m", parts, IndexOptions(parts_per_group=2))
+    return [group_of(build_group(small_lake.lake, unit)) for unit in units]
+
+
+@pytest.fixture
+def parts(small_lake: Any) -> list[Part]:
+    return [small_lake.add_part(f"shard{number}", 40, seed=number) for number in range(3)]
+
+
+def stored_again(small_lake: Any, entry: Any, local: Path) -> Any:
+    small_lake.lake.store.replace(local, entry.name)
+    return describe(small_lake.lake.store, entry.name, entry.num_rows)
+
+
+def test_counts_that_add_up_pass() -> None:
+    assert all(gate.passed for gate in count_gates(COUNTS, 0, GateOptions()))
+
+
+@pytest.mark.parametrize("name", ["embedded", "reused", "quarantined"])
+@pytest.mark.parametrize("by", [-1, 1])
+def test_one_record_lost_or_made_up_fails(name: str, by: int) -> None:
+    gates = count_gates({**COUNTS, name: COUNTS[name] + by}, 0, GateOptions())
+    assert [gate.name for gate in gates if not gate.passed] == ["reconciliation"]
+
+
+def test_too_much_quarantine_fails() -> None:
+    counts = {"input": 100, "embedded": 75, "reused": 0, "quarantined": 25}
+    failed = [gate for gate in count_gates(counts, 0, GateOptions()) if not gate.passed]
+    assert [(gate.name, gate.found) for gate in failed] == [("quarantined share", 0.25)]
+    assert all(gate.passed for gate in count_gates(counts, 0, GateOptions(max_quarantined=0.25)))
+
+
+def test_a_picture_embedded_twice_fails() -> None:
+    assert [g.name for g in count_gates(COUNTS, 1, GateOptions()) if not g.passed] == [
+        "no picture embedded twice"
+    ]
+
+
+def test_a_sound_index_passes(small_lake: Any, parts: list[Part]) -> None:
+    assert judge(small_lake.lake, indexed(small_lake, parts), parts) == {
+        "recall@10": True, "self-query": True, "unit norm": True,
+    }  # fmt: skip
+
+
+def test_a_wrong_norm_fails(small_lake: Any, parts: list[Part], tmp_path: Path) -> None:
+    digests = small_lake.digests(parts[1])
+    vectors = np.stack([small_lake.vectors[digest][1] for digest in digests])
+    vectors[7] *= 1.01
+    write_embeddings(tmp_path / "long.parquet", digests, vectors)
+    entry = stored_again(small_lake, parts[1].files[ATTRIBUTE], tmp_path / "long.parquet")
+    parts[1] = replace(parts[1], files={**parts[1].files, ATTRIBUTE: entry})
+    found = judge(small_lake.lake, indexed(small_lake, parts), parts)
+    assert not found["unit norm"]
+
+
+def test_an_index_of_other_vectors_fails(small_lake: Any, parts: list[Part], tmp_path: Path) -> None:
+    groups = indexed(small_lake, parts)
+    entry = groups[0].files[ATTRIBUTE]
+    index = faiss.IndexFlatIP(16)
+    rows = [small_lake.vectors[digest][1] for part in parts[:2] for digest in small_lake.digests(part)]
+    index.add(np.stack(rows[::-1]))  # the right vectors in the wrong order: each id names another picture
+    faiss.write_index(index, str(tmp_path / "wrong.faiss"))
+    wrong = stored_again(small_lake, entry, tmp_path / "wrong.faiss")
+    groups[0] = replace(groups[0], files={**groups[0].files, ATTRIBUTE: wrong})
+    assert not judge(small_lake.lake, groups, parts)["self-query"]
+
+
+def test_an_index_that_lost_rows_fails(small_lake: Any, parts: list[Part], tmp_path: Path) -> None:
+    groups = indexed(small_lake, parts)
+    rows = [small_lake.vectors[digest][1] for part in parts[:2] for digest in small_lake.digests(part)]
+    index = faiss.IndexFlatIP(16)
+    index.add(np.stack(rows[:20]))
+    faiss.write_index(index, str(tmp_path / "short.faiss"))
+    short = stored_again(small_lake, groups[0].files[ATTRIBUTE], tmp_path / "short.faiss")
+    groups[0] = replace(groups[0], files={**groups[0].files, ATTRIBUTE: short})
+    found = judge(small_lake.lake, groups, parts)
+    assert not found["self-query"]
+    assert not found["recall@10"]
+
+
+def test_an_index_with_too_small_a_search_fails(small_lake: Any, parts: list[Part], tmp_path: Path) -> None:
+    groups = indexed(small_lake, parts)
+    rows = np.stack(
+        [small_lake.vectors[digest][1] for part in parts[:2] for digest in small_lake.digests(part)]
+    )
+    index = faiss.index_factory(16, "IVF20,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add(rows)
+    index.nprobe = 1
+    faiss.write_index(index, str(tmp_path / "narrow.faiss"))
+    narrow = stored_again(small_lake, groups[0].files[ATTRIBUTE], tmp_path / "narrow.faiss")
+    groups[0] = replace(groups[0], files={**groups[0].files, ATTRIBUTE: narrow})
+    found = judge(small_lake.lake, groups, parts)
+    assert found["self-query"]
+    assert not found["recall@10"]
+    assert judge(small_lake.lake, groups, parts, min_recall=0.01)["recall@10"]
+
+
+def test_failed_gates_are_named_with_their_figures() -> None:
+    gates = count_gates({**COUNTS, "embedded": 1}, 2, GateOptions())
+    with pytest.raises(GateFailed, match=r"2 of 3 .* reconciliation: expected == 100, found 41; no picture"):
+        check_gates(gates)
+    check_gates([gate for gate in gates if gate.passed])
