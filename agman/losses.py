@@ -80,6 +80,41 @@ def batch_triplet_loss(
     return BatchLoss((total / num_counted.clamp(min=1)).to(embeddings.dtype), violating)
 
 
+def contrastive_loss(
+    embeddings: Tensor, attribute: Tensor, value: Tensor, picture: Tensor, *, temperature: float = 0.1
+) -> BatchLoss:
+    """Supervised contrastive loss over the rows of a batch: each positive against all rows of the attribute.
+
+    A smooth form of `batch_triplet_loss` that weighs hard negatives by itself. A picture that shows the anchor's
+    value beside another one is neither positive nor negative twice over: it counts once, as a positive.
+
+    Args:
+        embeddings: [N, D], unit norm.
+        attribute: [N] int64.
+        value: [N] int64, within the row's attribute.
+        picture: [N] int64.
+        temperature: cosine difference that changes an odds ratio by e.
+
+    Returns:
+        The mean over anchors that have a positive; `violating` is the share of them whose nearest row is no
+        positive.
+
+    Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, equation 2.
+    """
+    positive, negative = _relations(attribute, value, picture)
+    scores = (embeddings.float() @ embeddings.float().T) / temperature
+    ranked = scores.masked_fill(~(positive | negative), -torch.inf)
+    num_positives = positive.sum(1)
+    anchors = num_positives > 0
+    # A row without partners would give -inf; it is left out before the logarithm, and keeps a zero gradient.
+    log_odds = scores[anchors] - ranked[anchors].logsumexp(1, keepdim=True)
+    losses = -(log_odds * positive[anchors]).sum(1) / num_positives[anchors]
+    nearest = ranked[anchors].argmax(1, keepdim=True)
+    wrong = (~positive[anchors].gather(1, nearest)).sum()
+    count = anchors.sum().clamp(min=1)
+    return BatchLoss((losses.sum() + 0.0 * embeddings.sum()) / count, wrong / count)
+
+
 def type_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross entropy of naming the attributes each picture shows.
 

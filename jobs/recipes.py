@@ -29,15 +29,21 @@ _DEMO = TrainConfig(
     name="train-demo",
     shards=ShardOptions(images_per_shard=256),
     network=ModelConfig(trunk="resnet18", embedding_dim=128),
-    preprocess=Preprocess(image_size=96),
-    augmentation=Augmentation(flip=True, max_shift=0.06, max_zoom=0.12, max_colour=0.2),
+    preprocess=Preprocess(image_size=80),
+    augmentation=Augmentation(flip=True, max_shift=0.04, max_zoom=0.08, max_colour=0.1),
     optimisation=TrainerConfig(
-        sampling="batch", lr=2e-3, weight_decay=0.02, schedule="cosine", warmup_steps=30, precision="auto"
+        sampling="batch",
+        loss="contrastive",
+        lr=2e-3,
+        weight_decay=0.02,
+        schedule="cosine",
+        warmup_steps=30,
+        precision="auto",
     ),
-    triplets_per_step=12,
-    steps=700,
-    validate_every=175,
-    max_minutes=6,
+    triplets_per_step=11,
+    steps=900,
+    validate_every=300,
+    max_minutes=5,
 )
 
 TRAIN = {
@@ -45,7 +51,7 @@ TRAIN = {
         "a shop's own labelled catalog: ResNet-50 at 224 pixels, the paper's sampling and losses",
         TrainConfig(lake=LAKE, source=PICTURES),
     ),
-    "demo": ("the demo's few minutes on 2 cores: ResNet-18 at 96 pixels", _DEMO),
+    "demo": ("the demo's few minutes on 2 cores: ResNet-18 at 80 pixels", _DEMO),
     "demo-long": (
         "half an hour on 2 cores on a larger generated catalog",
         replace(

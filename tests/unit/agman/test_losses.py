@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from agman.losses import (
     Mining,
     PaperWeighting,
     batch_triplet_loss,
+    contrastive_loss,
     triplet_loss,
     type_loss,
     violating_share,
@@ -140,3 +143,46 @@ def test_learned_weighting_finds_its_minimum() -> None:
     # 0.5 exp(-s) L + 0.5 s is least at s = log L.
     losses = torch.tensor([3.0, 0.25])
     torch.testing.assert_close(descend(LearnedWeighting(), losses), losses.log(), atol=1e-3, rtol=0)
+
+
+def slow_contrastive(embeddings, attribute, value, picture, temperature):
+    losses, wrong = [], 0
+    for i in range(len(embeddings)):
+        rows = [
+            j for j in range(len(embeddings)) if attribute[j] == attribute[i] and picture[j] != picture[i]
+        ]
+        positives = [j for j in rows if value[j] == value[i]]
+        showing = {int(picture[j]) for j in positives}
+        others = [j for j in rows if value[j] != value[i] and int(picture[j]) not in showing]
+        if not positives:
+            continue
+        score = {j: float(embeddings[i] @ embeddings[j]) / temperature for j in positives + others}
+        total = math.log(sum(math.exp(s) for s in score.values()))
+        losses.append(-sum(score[j] - total for j in positives) / len(positives))
+        wrong += max(score, key=score.get) not in positives
+    return sum(losses) / max(1, len(losses)), wrong / max(1, len(losses))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contrastive_loss_equals_a_slow_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = functional.normalize(torch.randn(24, 6, generator=generator), dim=1)
+    attribute = torch.randint(0, 2, (24,), generator=generator)
+    value = torch.randint(0, 3, (24,), generator=generator)
+    picture = torch.randint(0, 12, (24,), generator=generator)
+    rows = torch.unique(torch.stack((picture, attribute, value), 1), dim=0)
+    picture, attribute, value = rows.unbind(1)
+    embeddings = embeddings[: len(rows)]
+    found = contrastive_loss(embeddings, attribute, value, picture, temperature=0.2)
+    loss, wrong = slow_contrastive(embeddings, attribute, value, picture, 0.2)
+    assert float(found.loss) == pytest.approx(loss, rel=1e-4)
+    assert float(found.violating) == pytest.approx(wrong)
+
+
+def test_contrastive_loss_without_positives_is_zero_with_a_zero_gradient():
+    embeddings = functional.normalize(torch.randn(3, 4), dim=1).requires_grad_()
+    rows = torch.arange(3)
+    loss = contrastive_loss(embeddings, torch.zeros(3, dtype=torch.long), rows, rows).loss
+    loss.backward()
+    assert float(loss) == 0.0
+    assert torch.equal(embeddings.grad, torch.zeros(3, 4))
