@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.errors import GateFailed
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
-from pipelines.parts import write_embeddings
+from pipelines.parts import write_embeddings, write_part
 from pipelines.quality import Gate, GateOptions, check_gates, count_gates, index_gates
 from pipelines.storage.objects import describe
 from pipelines.storage.snapshots import Group, Part
@@ -93,6 +93,16 @@ def test_an_index_of_other_vectors_fails(small_lake: Any, parts: list[Part], tmp
     assert not judge(small_lake.lake, groups, parts)["self-query"]
 
 
+def test_near_duplicates_do_not_fail(small_lake: Any) -> None:
+    twins = small_lake.add_part("twins", 40, seed=9)
+    digests = small_lake.digests(twins)
+    rows = np.repeat(np.stack([small_lake.vectors[digest] for digest in digests])[:1], 40, axis=0)
+    rows *= 1 + np.linspace(-4e-4, 4e-4, 40)[:, None, None]  # as rounding to float16 leaves them
+    files = write_part(small_lake.lake, "m", "near", list(twins.files), digests, rows.astype(np.float32))
+    part = replace(twins, name="near", files=files)
+    assert all(judge(small_lake.lake, indexed(small_lake, [part]), [part]).values())
+
+
 def test_an_index_that_lost_rows_fails(small_lake: Any, parts: list[Part], tmp_path: Path) -> None:
     groups = indexed(small_lake, parts)
     rows = [small_lake.vectors[digest][1] for part in parts[:2] for digest in small_lake.digests(part)]
@@ -115,6 +125,7 @@ def test_an_index_with_too_small_a_search_fails(small_lake: Any, parts: list[Par
     index.train(rows)
     index.add(rows)
     index.nprobe = 1
+    index.make_direct_map()
     faiss.write_index(index, str(tmp_path / "narrow.faiss"))
     narrow = stored_again(small_lake, groups[0].files[ATTRIBUTE], tmp_path / "narrow.faiss")
     groups[0] = replace(groups[0], files={**groups[0].files, ATTRIBUTE: narrow})
