@@ -56,6 +56,12 @@ def wait_until(what: str, holds: Callable[[], bool], deadline_s: float = READY_S
 
 
 @pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    """Give `wait_until`."""
+    return wait_until
+
+
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray with 4 logical CPUs that every test of the session shares."""
     from pipelines import cluster  # noqa: F401  sets what Ray reads when it is imported

@@ -88,7 +88,7 @@ def test_two_nights_and_an_identical_third(lake_url: str, run: Callable[..., Man
 
 
 def check_layout(lake: Lake, manifest: Manifest) -> None:
-    model, snapshot = manifest.model, manifest.id
+    model, folder = manifest.model, f"snapshots/{manifest.id}"
     kinds = {
         "tar": r"shards/catalog/[0-9a-f]{16}\.tar",
         "index of a tar": r"shards/catalog/[0-9a-f]{16}\.parquet",
@@ -96,7 +96,7 @@ def check_layout(lake: Lake, manifest: Manifest) -> None:
         "part": rf"embeddings/model={model}/attribute=({'|'.join(FASHIONAI.names)})/[0-9a-f]{{16}}\.parquet",
         "faiss": rf"indexes/{model}/({'|'.join(FASHIONAI.names)})/[0-9a-f]{{16}}\.faiss",
         "ids": rf"indexes/{model}/ids/[0-9a-f]{{16}}\.parquet",
-        "snapshot": rf"snapshots/{snapshot}/((catalog|quarantine)\.parquet|manifest\.json|report\.(json|html))",
+        "snapshot": rf"{folder}/((catalog|quarantine)\.parquet|(manifest|report)\.json|report.html)",
         "receipt": r"receipts/(shards/catalog|(embeddings|indexes)/[0-9a-f]{16})/[0-9a-f]{16}\.json",
         "pointer": r"CURRENT\.json",
     }
