@@ -85,8 +85,8 @@ def contrastive_loss(
 ) -> BatchLoss:
     """Supervised contrastive loss over the rows of a batch: each positive against all rows of the attribute.
 
-    A smooth form of `batch_triplet_loss` that weighs hard negatives by itself. A picture that shows the anchor's
-    value beside another one is neither positive nor negative twice over: it counts once, as a positive.
+    A smooth form of `batch_triplet_loss` that weighs hard negatives by itself. A picture that shows the
+    anchor's value beside another one counts once, as a positive.
 
     Args:
         embeddings: [N, D], unit norm.

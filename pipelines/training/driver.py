@@ -126,7 +126,7 @@ def _storage(lake: Lake) -> dict[str, Any]:
 
 def _validation(config: TrainConfig, urls: Sequence[str], taxonomy: Taxonomy) -> HeldOut:
     held_out = load_held_out(urls, taxonomy, config.preprocess, roles=("valid",), limit=VALIDATION_PICTURES)
-    labelled: np.ndarray = np.concatenate(held_out.values, axis=1).any(axis=1)
+    labelled = np.any(np.concatenate(held_out.values, axis=1), axis=1)
     if not labelled[held_out.is_query].any() or not labelled[~held_out.is_query].any():
         raise InvalidInput(
             f"source {config.source}: expected at least 4 pictures of role valid that are labelled with "
