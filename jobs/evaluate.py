@@ -15,7 +15,8 @@ from pipelines.cluster import connected
 from pipelines.evaluation import evaluate
 from pipelines.lake import Lake
 from pipelines.models import store_metrics
-from pipelines.nightly import build_shards, choose_model
+from pipelines.night import choose_model
+from pipelines.nightly import build_shards
 from pipelines.storage.snapshots import read_manifest, read_pointer
 
 KINDS = ("map", "untrained", "pixels", "random")

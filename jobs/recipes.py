@@ -5,7 +5,7 @@ from dataclasses import replace
 from agman.model import ModelConfig
 from agman.trainer import TrainerConfig
 from agman.transforms import Augmentation, Preprocess
-from pipelines.nightly import NightConfig
+from pipelines.night import NightConfig
 from pipelines.shards.plan import ShardOptions
 from pipelines.training.config import TrainConfig
 

@@ -14,7 +14,8 @@ from pipelines.cluster import connected
 from pipelines.evaluation import evaluate
 from pipelines.lake import Lake
 from pipelines.models import store_metrics
-from pipelines.nightly import NightConfig, build_shards
+from pipelines.night import NightConfig
+from pipelines.nightly import build_shards
 from pipelines.training.config import TrainConfig
 from pipelines.training.driver import read_taxonomy, train
 

@@ -289,15 +289,16 @@ class Catalog:
         """Return the shards that hold a live picture, sorted."""
         return sorted(self._names("select distinct shard from pictures where part is not null"))
 
-    def same_rows(self, one: Path, other: Path) -> bool:
-        """Tell whether two catalogs have the same columns and rows."""
-        a, b = f"read_parquet('{one}')", f"read_parquet('{other}')"
+    def same_rows(self, one: Path, other: Path, ignore: Sequence[str] = ()) -> bool:
+        """Tell whether two tables have the same columns and rows, but for the columns to ignore."""
         columns = [[(field.name, field.type) for field in pq.read_schema(path)] for path in (one, other)]
         if columns[0] != columns[1]:
             return False
+        chosen = f"* exclude ({', '.join(ignore)})" if ignore else "*"
+        a, b = (f"select {chosen} from read_parquet('{path}')" for path in (one, other))
         return not self._value(
-            f"""select (select count(*) from (select * from {a} except all select * from {b}))
-                     + (select count(*) from (select * from {b} except all select * from {a}))"""
+            f"""select (select count(*) from ({a} except all {b}))
+                     + (select count(*) from ({b} except all {a}))"""
         )
 
     def _all(self, query: str) -> list[tuple[Any, ...]]:

@@ -16,7 +16,8 @@ from agman.taxonomy import FASHIONAI
 from pipelines.embedding import EmbedOptions
 from pipelines.errors import GateFailed, StaleSnapshot
 from pipelines.lake import CURRENT, Lake
-from pipelines.nightly import NightConfig, run_night
+from pipelines.night import NightConfig
+from pipelines.nightly import run_night
 from pipelines.quality import GateOptions
 from pipelines.search import open_searcher
 from pipelines.shards.plan import ShardOptions

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipelines.embedding import EmbedOptions
 from pipelines.lake import Lake
-from pipelines.nightly import NightConfig, run_night
+from pipelines.night import NightConfig
+from pipelines.nightly import run_night
 from pipelines.quality import GateOptions
 from pipelines.search import open_searcher
 from pipelines.storage.snapshots import Manifest

@@ -1,0 +1,236 @@
+"""One night's state, stage after stage: what changed, shards, embeddings, indexes.
+
+Each stage does only what has no valid receipt, so a run that was killed goes on where it was by being started
+again.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from agman.checkpoint import load_model
+from agman.errors import InvalidInput
+from pipelines.catalog import Catalog, Changes
+from pipelines.cluster import num_cpus, num_gpus
+from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
+from pipelines.index import IndexOptions, build_group, group_of, plan_groups
+from pipelines.lake import Lake, shard_index
+from pipelines.models import fetch_model, import_model, resolve_model
+from pipelines.quality import GateOptions
+from pipelines.scheduling import ActorWorkers, Receipt, TaskWorkers, Unit, Workers, run_units
+from pipelines.shards.plan import ShardOptions, plan_shards
+from pipelines.shards.write import write_shard
+from pipelines.sources import open_source
+from pipelines.storage.objects import FileEntry
+from pipelines.storage.snapshots import Group, Manifest, Part, Pointer, read_manifest, read_pointer
+from pipelines.telemetry import Run, Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NightConfig:
+    """One night's work."""
+
+    lake: str
+    """Root of the lake: a local folder or s3://bucket/prefix."""
+    source: str
+    """Folder of pictures; table (.parquet, .csv, .jsonl) with key and uri; generated:num_images=3000."""
+    dataset: str = "catalog"
+    """Folder below shards/."""
+    model: str = ""
+    """Model id, its beginning, or a model's folder; empty: the published snapshot's or the only one."""
+    shards: ShardOptions = field(default_factory=ShardOptions)
+    """How pictures become tars."""
+    embed: EmbedOptions = field(default_factory=EmbedOptions)
+    """How embedding runs."""
+    index: IndexOptions = field(default_factory=IndexOptions)
+    """Which index is built."""
+    gates: GateOptions = field(default_factory=GateOptions)
+    """Bounds that the snapshot must keep to be published."""
+    retry_quarantined: bool = False
+    """Fetch again what was quarantined although its bytes did not change."""
+    allow_new_taxonomy: bool = False
+    """Publish with a model that has other attributes than the serving snapshot."""
+
+
+class Night:
+    """The state of one night, stage after stage."""
+
+    def __init__(self, config: NightConfig, run: Run, folder: Path) -> None:
+        """Read what is published; everything of tonight is compared with that."""
+        self.config = config
+        self.run = run
+        self.folder = folder
+        self.lake = Lake(config.lake)
+        self.pointer: Pointer | None = read_pointer(self.lake)
+        self.parent = read_manifest(self.lake, self.pointer.snapshot) if self.pointer else None
+        self.catalog = Catalog(folder)
+        self.shard_receipts: dict[str, Receipt] = {}
+        self.new_parts: list[Part] = []
+        self.groups: list[Group] = []
+        self.images_embedded = 0
+
+    def plan(self) -> Changes:
+        """Read the source and compare it with the published catalog."""
+        source = open_source(self.config.source)
+        with self.run.stage("read source", 1, "sources") as stage:
+            self.catalog.read_source(source)
+            previous = [self._parent_file(name) for name in ("catalog.parquet", "quarantine.parquet")]
+            self.catalog.read_previous(*previous)
+            changes = self.catalog.diff(retry_quarantined=self.config.retry_quarantined)
+            stage.advance(1)
+        self.changes = changes
+        self.run.say(
+            f"  {changes.input} records: {changes.added} added, {changes.edited} edited, "
+            f"{changes.moved} moved, {changes.unchanged} unchanged, {changes.deleted} deleted"
+        )
+        return changes
+
+    def build_shards(self) -> None:
+        """Fetch and pack what is new."""
+        config = self.config
+        units = plan_shards(
+            config.dataset,
+            self.catalog.records_to_fetch(),
+            config.shards,
+            salt=self.parent.id if self.parent else "",
+        )
+        total = self.catalog.count("wanted")
+        lake = self.lake
+
+        def work(unit: Unit) -> Receipt:
+            return write_shard(lake, unit)
+
+        for unit, made in self._run("shard", total, units, TaskWorkers(work, window=2 * num_cpus())):
+            self.shard_receipts[unit.name] = made
+        folder = self.folder / "indexes"
+        folder.mkdir()
+        for shard in self.shard_receipts:
+            with self.lake.store.local_copy(shard_index(config.dataset, shard)) as path:
+                shutil.copyfile(path, folder / f"{shard}.parquet")
+        self.catalog.add_shards(sorted(folder.iterdir()))
+
+    def embed(self) -> None:
+        """Embed every live picture that has no embedding under the model."""
+        self.model = choose_model(self.lake, self.config.model, self.parent)
+        self.attributes, self.taxonomy_digest = self._check_taxonomy()
+        self.catalog.match_embeddings(same_model=self.parent is not None and self.parent.model == self.model)
+        units = (
+            plan_part(
+                self.config.dataset, shard, self.model, digests, whole_shard=self._is_whole(shard, digests)
+            )
+            for shard, digests in self.catalog.pictures_to_embed()
+        )
+        total = self.catalog.count("pictures where part is null")
+        refused: list[dict[str, Any]] = []
+        rows: list[tuple[str, Sequence[str]]] = []
+        num_units = self.catalog.count("(select distinct shard from pictures where part is null)")
+        workers = embed_workers(self.lake, self.model, self.config.embed, num_units) if total else None
+        for _, made in self._run("embed", total, units, workers):
+            names = made.detail["attributes"]
+            files = dict(zip(names, made.files, strict=True))
+            part = Part(
+                name=made.unit, shard=made.detail["shard"], num_rows=made.counts["embedded"], files=files
+            )
+            refused += made.detail["refused"]
+            if part.num_rows:
+                self.new_parts.append(part)
+                rows.append((part.name, made.detail["pictures"]))
+        self.images_embedded = sum(part.num_rows for part in self.new_parts)
+        self.catalog.add_parts(rows, refused)
+
+    def index(self) -> None:
+        """Build FAISS files over the new parts; earlier groups stay while any of their rows lives."""
+        live = self.catalog.live_parts()
+        kept = [] if self.parent is None or self.parent.model != self.model else list(self.parent.groups)
+        self.groups = [group for group in kept if live & set(group.parts)]
+        lake = self.lake
+
+        def work(unit: Unit) -> Receipt:
+            return build_group(lake, unit)
+
+        covered = {name for group in self.groups for name in group.parts}
+        fresh = [part for part in self.new_parts if part.name not in covered]
+        units = list(plan_groups(self.model, fresh, self.config.index))
+        total = sum(unit.num_images for unit in units)
+        built = [
+            group_of(made)
+            for _, made in self._run("index", total, units, TaskWorkers(work, window=num_cpus()))
+        ]
+        self.groups += sorted(built, key=lambda group: group.name)
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the parts that the groups are made of."""
+        needed = {name for group in self.groups for name in group.parts}
+        known = {part.name: part for part in (*(self.parent.parts if self.parent else ()), *self.new_parts)}
+        return tuple(known[name] for name in sorted(needed))
+
+    def shard_files(self, shard: str) -> tuple[FileEntry, ...]:
+        """Return a shard's tar and index as tonight's receipt or the parent's manifest lists them."""
+        if shard in self.shard_receipts:
+            return self.shard_receipts[shard].files
+        if self.parent is not None and shard in self.parent.shards:
+            return self.parent.shards[shard]
+        raise InvalidInput(f"lake {self.lake.url}: neither a receipt nor the parent's manifest lists {shard}")
+
+    def _run(
+        self, name: str, total: int, units: Iterable[Unit], workers: Workers | None
+    ) -> Iterable[tuple[Unit, Receipt]]:
+        with self.run.stage(name, total) as stage:
+            if workers is None:
+                return []
+            return [self._note(stage, *finished) for finished in run_units(self.lake, units, workers)]
+
+    @staticmethod
+    def _note(stage: Stage, unit: Unit, made: Receipt, reused: bool) -> tuple[Unit, Receipt]:
+        stage.advance(unit.num_images, reused=reused, quarantined=made.counts.get("quarantined", 0))
+        if not reused:
+            stage.spent(made.seconds)
+        return unit, made
+
+    def _parent_file(self, name: str) -> Path | None:
+        """Keep a checked copy of a file of the parent for the length of the night."""
+        if self.parent is None:
+            return None
+        copy = self.folder / f"parent-{name}"
+        with self.lake.checked(self.parent.files[name]) as path:
+            shutil.copyfile(path, copy)
+        return copy
+
+    def _is_whole(self, shard: str, digests: Sequence[str]) -> bool:
+        """Tell whether these are all pictures of a shard; its receipt knows how many it has."""
+        return self.shard_files(shard)[0].num_rows == len(digests)
+
+    def _check_taxonomy(self) -> tuple[tuple[str, ...], str]:
+        with fetch_model(self.lake, self.model) as folder:
+            taxonomy = load_model(folder).taxonomy
+        parent = self.parent
+        if parent and parent.taxonomy_digest != taxonomy.digest and not self.config.allow_new_taxonomy:
+            raise InvalidInput(
+                f"model {self.model}: its taxonomy ({', '.join(taxonomy.names)}) differs from that of the "
+                f"published snapshot {parent.id} ({', '.join(parent.attributes)}); searches for the old "
+                "attributes would break; choose another --model or add --allow-new-taxonomy"
+            )
+        return taxonomy.names, taxonomy.digest
+
+
+def choose_model(lake: Lake, wanted: str, parent: Manifest | None) -> str:
+    """Return the model that is asked for, else the serving one, else the lake's only one."""
+    if not wanted and parent is not None:
+        return parent.model
+    if (Path(wanted) / "config.json").is_file():
+        return import_model(lake, Path(wanted))
+    return resolve_model(lake, wanted)
+
+
+def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int) -> ActorWorkers:
+    """Start the actors that hold the model: one per GPU, or one per `threads` CPUs, never more than units."""
+    gpus = num_gpus()
+    count = min(num_units, options.num_workers or gpus or max(1, num_cpus() // options.threads))
+    actor = ray.remote(PartEmbedder).options(
+        num_cpus=options.threads, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=4
+    )
+    return ActorWorkers([actor.remote(lake, model, options) for _ in range(count)])

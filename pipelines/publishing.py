@@ -1,0 +1,136 @@
+"""From a finished night to a published snapshot: files, gates, report, manifest, one swap."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+
+from pipelines import quality
+from pipelines.lake import digest_of, snapshot_file, to_json
+from pipelines.models import read_metrics
+from pipelines.morning import morning_report, render_morning
+from pipelines.night import Night
+from pipelines.quality import Gate
+from pipelines.storage.objects import FileEntry, store_file
+from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish
+
+PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
+CATALOG, QUARANTINE = "catalog.parquet", "quarantine.parquet"
+# What changes from night to night although nothing happened to the record.
+SEEN_COLUMNS = ("first_seen", "last_seen", "attempts")
+
+
+def publish_night(night: Night) -> Manifest | None:
+    """Write the snapshot's files, pass the gates, swap the pointer.
+
+    Returns:
+        The published manifest; None where the catalog, the quarantine and the model are the published ones.
+
+    Raises:
+        GateFailed: the new snapshot is not good enough; the old one goes on serving.
+        StaleSnapshot: somebody else published meanwhile.
+    """
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    catalog, quarantine = night.folder / CATALOG, night.folder / QUARANTINE
+    night.catalog.write(catalog, quarantine, now)
+    if _is_unchanged(night):
+        return None
+    counts = _count(night, catalog, quarantine)
+    gates = _judge(night, counts)
+    manifest = _manifest(night, now, counts, gates)
+    with night.run.stage("report", 1) as stage:
+        manifest = _add_report(night, manifest)
+        stage.advance(1)
+    night.run.results.update(counts=counts, snapshot=manifest.id, model=night.model)
+    quality.check_gates(gates)
+    publish(night.lake, manifest, night.pointer)
+    return manifest
+
+
+def _is_unchanged(night: Night) -> bool:
+    if night.parent is None or night.parent.model != night.model:
+        return False
+    parents = night.folder / f"parent-{CATALOG}", night.folder / f"parent-{QUARANTINE}"
+    return night.catalog.same_rows(night.folder / CATALOG, parents[0]) and night.catalog.same_rows(
+        night.folder / QUARANTINE, parents[1], ignore=SEEN_COLUMNS
+    )
+
+
+def _count(night: Night, catalog: Path, quarantine: Path) -> dict[str, int]:
+    found = night.catalog.count_published(catalog)
+    changes = asdict(night.changes)
+    return {
+        "input": changes["input"],
+        "embedded": found["rows"] - found["reused"],
+        "reused": found["reused"],
+        "quarantined": night.catalog.count(f"read_parquet('{quarantine}')"),
+        **{name: changes[name] for name in ("added", "edited", "moved", "unchanged", "deleted")},
+        "duplicate": found["duplicate"],
+        "pictures": found["pictures"],
+        "images_embedded": night.images_embedded,
+    }
+
+
+def _judge(night: Night, counts: dict[str, int]) -> list[Gate]:
+    gates = quality.count_gates(counts, night.catalog.count_twice_embedded(), night.config.gates)
+    parts = night.parts()
+    attributes = night.attributes if night.groups else ()
+    with night.run.stage("gates", len(attributes), "attributes") as stage:
+        task = ray.remote(quality.index_gates)
+        refs: list[Any] = [
+            task.remote(night.lake, name, night.groups, parts, night.config.gates) for name in attributes
+        ]
+        for ref in refs:
+            judged: list[Gate] = ray.get(ref)
+            gates += judged
+            stage.advance(1)
+    return gates
+
+
+def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Gate]) -> Manifest:
+    config = asdict(night.config)
+    commit_uuid = uuid4().hex
+    snapshot = new_snapshot_id(commit_uuid)
+    rows = {CATALOG: counts["input"] - counts["quarantined"], QUARANTINE: counts["quarantined"]}
+    parent = night.parent
+    return Manifest(
+        id=snapshot,
+        commit_uuid=commit_uuid,
+        parent=parent.id if parent else None,
+        night=parent.night + 1 if parent else 1,
+        created=now,
+        dataset=night.config.dataset,
+        source=night.config.source,
+        model=night.model,
+        attributes=night.attributes,
+        taxonomy_digest=night.taxonomy_digest,
+        config=config,
+        config_digest=digest_of(config),
+        versions={name: version(name) for name in PACKAGES},
+        counts=counts,
+        gates=[asdict(gate) for gate in gates],
+        files={name: _store(night, snapshot, name, count) for name, count in rows.items()},
+        shards={shard: night.shard_files(shard) for shard in night.catalog.live_shards()},
+        parts=night.parts(),
+        groups=tuple(night.groups),
+    )
+
+
+def _add_report(night: Night, manifest: Manifest) -> Manifest:
+    scores = read_metrics(night.lake, night.model)
+    report = morning_report(night.lake, manifest, night.run.timings(), scores)
+    page = render_morning(night.lake, manifest, report)
+    files = dict(manifest.files)
+    for name, body in (("report.json", to_json(report)), ("report.html", page.encode())):
+        (night.folder / name).write_bytes(body)
+        files[name] = _store(night, manifest.id, name)
+    return replace(manifest, files=files)
+
+
+def _store(night: Night, snapshot: str, name: str, num_rows: int | None = None) -> FileEntry:
+    return store_file(night.lake.store, night.folder / name, snapshot_file(snapshot, name), num_rows)
