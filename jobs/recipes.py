@@ -53,14 +53,15 @@ TRAIN = {
     ),
     "demo": ("the demo's few minutes on 2 cores: ResNet-18 at 80 pixels", _DEMO),
     "demo-long": (
-        "half an hour on 2 cores on a larger generated catalog",
+        "half an hour on 2 cores: 96 pixels, a larger generated catalog",
         replace(
             _DEMO,
             source="generated:num_images=12000,seed=0,night=1",
             dataset="catalog-long",
             name="train-demo-long",
+            preprocess=Preprocess(image_size=96),
             steps=8000,
-            validate_every=1000,
+            validate_every=600,
             max_minutes=30,
         ),
     ),
