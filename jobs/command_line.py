@@ -48,4 +48,4 @@ def _one_line(panel: str) -> str:
     paragraphs = re.split(r"\n─+\n", "\n".join(lines))
     meant = re.search(r"Perhaps you meant:\s+(\S+)", plain.replace("│", " "))
     hint = f"; perhaps you meant {meant[1]}" if meant else ""
-    return " ".join(paragraphs[0].split()) + hint
+    return " ".join(paragraphs[0].split()).rstrip(".") + hint
