@@ -91,6 +91,12 @@ class Lake:
     """The root of it all; travels to Ray workers as its URL."""
 
     url: str
+    """s3://bucket/prefix, or a local path, made absolute: workers have working folders of their own."""
+
+    def __post_init__(self) -> None:
+        """Make a local path absolute."""
+        if "://" not in self.url:
+            object.__setattr__(self, "url", str(Path(self.url).expanduser().absolute()))
 
     @property
     def store(self) -> ObjectStore:

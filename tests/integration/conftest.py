@@ -56,6 +56,12 @@ def wait_until(what: str, holds: Callable[[], bool], deadline_s: float = READY_S
 
 
 @pytest.fixture(scope="session")
+def ports() -> Callable[[int], list[int]]:
+    """Give `free_ports`."""
+    return free_ports
+
+
+@pytest.fixture(scope="session")
 def wait() -> Callable[..., None]:
     """Give `wait_until`."""
     return wait_until
