@@ -1,0 +1,253 @@
+"""Every job as a person starts it: from a shell, with their mistakes, and through `ray job submit`."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from agman.checkpoint import load_model
+from pipelines.embedding import EmbedOptions
+from pipelines.lake import Lake
+from pipelines.nightly import NightConfig, run_night
+from pipelines.telemetry import Run
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(
+    path.name
+    for path in (ROOT / "jobs").glob("*.py")
+    if path.name not in ("__init__.py", "command_line.py", "recipes.py")
+)
+AT_ONCE = 3
+LIMIT_S = 200
+SMALL = "generated:num_images=12,seed=1,size=48"
+PROGRAMS = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def start(job: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> Ended:
+    return subprocess.run(
+        [sys.executable, ROOT / "jobs" / job, *arguments],
+        cwd=cwd,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, Ended]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(JOBS, pool.map(lambda job: start(job, "--help"), JOBS), strict=True))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_says_what_a_job_does(helps: dict[str, Ended], job: str) -> None:
+    assert helps[job].returncode == 0, helps[job].stderr
+    assert "--lake" in helps[job].stdout
+    assert f"jobs/{job}" in helps[job].stdout
+    assert helps[job].stderr == ""
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tmp_path_factory: pytest.TempPathFactory, local_ray: None, tiny_model: Path, other_taxonomy_model: Path
+) -> dict[str, str]:
+    """Name what the mistakes below are made with: a published lake, an empty folder, a text, models."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "empty").mkdir()
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "table.csv").write_text("sku,url\n1,a.jpg\n")
+    config = NightConfig(
+        lake=str(folder / "lake"), source=SMALL, model=str(tiny_model), embed=EmbedOptions(num_workers=1)
+    )
+    run_night(config, Run("nightly", config, Lake(config.lake)))
+    return {
+        "folder": str(folder),
+        "new": str(folder / "new"),
+        "lake": config.lake,
+        "other": str(other_taxonomy_model),
+        "small": SMALL,
+    }
+
+
+SEARCH = "search.py --lake {lake} --attribute skirt_length"
+MISTAKES = {
+    "source is not there": ("nightly.py --lake {new} --source {folder}/picturs", "picturs: no such folder"),
+    "source has another path": ("build_shards.py --lake {new} --source {folder}/empti", "did you mean"),
+    "source is empty": ("build_shards.py --lake {new} --source {folder}/empty", "at least one picture"),
+    "source has no key": ("embed_catalog.py --lake {new} --source {folder}/table.csv", "columns key and uri"),
+    "model is not there": (
+        "build_index.py --lake {lake} --source {small} --model ffff",
+        "begins with 'ffff'",
+    ),
+    "model has another taxonomy": (
+        "nightly.py --lake {lake} --source {small} --model {other}",
+        "--allow-new-taxonomy",
+    ),
+    "value is too small": ("nightly.py --lake {lake} --shards.images-per-shard 0", "at least 1, found 0"),
+    "value is no number": ("train.py demo --lake {lake} --steps many", "many"),
+    "value is unknown": ("embed_catalog.py --lake {lake} --embed.precision int3", "found int3"),
+    "flag is mistyped": ("evaluate.py --lak {lake}", "--lake"),
+    "taxonomy is not there": ("train.py demo --lake {new} --taxonomy {folder}/names.json", "names.json"),
+    "lake has another scheme": ("nightly.py --lake gs://shop/lake --source {small}", "s3://bucket/prefix"),
+    "lake is not there": ("search.py --lake {new} --key a --attribute skirt_length", "nothing is published"),
+    "attribute is unknown": (
+        "search.py --lake {lake} --key style-000001 --attribute skirt_lenght",
+        "Did you mean 'skirt_length'",
+    ),
+    "attribute is missing": ("search.py --lake {lake} --key style-000001", "--attribute"),
+    "key is unknown": (f"{SEARCH} --key style-1", "nearest keys"),
+    "query is not there": (
+        "search.py {folder}/nothing.jpg --lake {lake} --attribute neck_design",
+        "nothing.jpg",
+    ),
+    "query is no picture": (
+        "search.py {folder}/text.jpg --lake {lake} --attribute neck_design",
+        "not_an_image",
+    ),
+    "snapshot is not there": (f"{SEARCH} --snapshot old --key style-000001", "no snapshot old"),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(shop: dict[str, str]) -> dict[str, Ended]:
+    address = ray.get_runtime_context().gcs_address
+
+    def make(mistake: str) -> Ended:
+        job, *arguments = (word.format(**shop) for word in MISTAKES[mistake][0].split())
+        # The Ray of this session stands in for a cluster: a Ray of its own costs each job 5 s.
+        return start(job, *arguments, cwd=Path(shop["folder"]), RAY_ADDRESS=address)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(MISTAKES, pool.map(make, MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(ended: dict[str, Ended], mistake: str) -> None:
+    found = ended[mistake]
+    assert "Traceback" not in found.stderr + found.stdout
+    assert found.returncode == 2, found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1, found.stderr
+    assert MISTAKES[mistake][1] in found.stderr
+    assert found.stderr.startswith(MISTAKES[mistake][0].split(".py")[0] + ": ")
+
+
+def test_a_search_answers_with_a_table_and_pictures(shop: dict[str, str], tmp_path: Path) -> None:
+    found = start(
+        "search.py", "--lake", shop["lake"], "--key", "style-000003", "--attribute", "skirt_length=2",
+        "neck_design=1", "-k", "4", "--grid", str(tmp_path / "grid.png"),
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    rows = [line for line in found.stdout.splitlines() if "style-" in line and "like style" not in line]
+    assert len(rows) == 4
+    assert not any("style-000003" in row for row in rows)
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_publishes_a_model_and_goes_on(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    arguments = (
+        "demo", f"--lake={lake}", "--source=generated:num_images=120,seed=0,size=64", "--name=tiny",
+        "--shards.images-per-shard=30", "--preprocess.image-size=64", "--network.embedding-dim=16",
+        "--triplets-per-step=4", "--validate-every=2", "--optimisation.warmup-steps=1",
+    )  # fmt: skip
+    first = start("train.py", *arguments, "--steps=4")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "not 2" not in first.stdout  # four shards feed both workers
+    (model,) = (lake / "models").iterdir()
+    load_model(model)
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert {"map", "random", "pixels", "untrained"} <= set(metrics["overall"]["query_weighted"])
+
+    states = sorted(lake.glob("runs/tiny-*/**/state-0.pt"))
+    assert states
+    assert [len(list(path.parent.glob("state-*.pt"))) for path in states] == [2] * len(states)
+    for path in states:  # a mark that only a run that goes on from here can carry further
+        state = torch.load(path, weights_only=True)
+        torch.save({**state, "best": 0.987}, path)
+    second = start("train.py", *arguments, "--steps=6")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert len(list(lake.glob("runs/tiny-*"))) == 1
+    new = sorted(set(lake.glob("runs/tiny-*/**/state-0.pt")) - set(states))
+    assert [torch.load(path, weights_only=True)["best"] for path in new] == [0.987]
+
+
+@pytest.fixture
+def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., None]) -> Iterator[str]:
+    """Address of a Ray head with a dashboard, as a cluster has it."""
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+             "ray-client-server-port", "metrics-export-port", "runtime-env-agent-port")  # fmt: skip
+    chosen = dict(zip(names, ports(len(names)), strict=True))
+    folder = Path(f"/tmp/ray-{os.getpid()}h")
+    command = [
+        PROGRAMS / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={200 << 20}",
+        "--disable-usage-stats", f"--temp-dir={folder}",
+        *(f"--{name}={port}" for name, port in chosen.items()),
+    ]  # fmt: skip
+    log = (tmp_path / "head.log").open("wb")
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+    )
+    address = f"http://127.0.0.1:{chosen['dashboard-port']}"
+    try:
+        wait("Ray head", lambda: process.poll() is not None or _answers(address), 120)
+        assert process.poll() is None, (tmp_path / "head.log").read_text()
+        yield address
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(address: str) -> bool:
+    from urllib.request import urlopen
+
+    try:
+        return urlopen(f"{address}/api/version", timeout=2).status == 200
+    except OSError:
+        return False
+
+
+def test_a_job_is_submitted_to_a_cluster(head: str, tmp_path: Path) -> None:
+    for package in ("agman", "pipelines", "jobs"):
+        shutil.copytree(
+            ROOT / package, tmp_path / "work" / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    lake = tmp_path / "lake"
+    submitted = subprocess.run(
+        [
+            PROGRAMS / "ray", "job", "submit", f"--address={head}",
+            f"--working-dir={tmp_path / 'work'}", "--", "python", "jobs/build_shards.py", f"--lake={lake}",
+            f"--source={SMALL}", "--shards.images-per-shard=4",
+        ],
+        env={name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert "succeeded" in submitted.stdout
+    assert len(list((lake / "shards" / "catalog").glob("*.tar"))) == 3
+    assert len(list((lake / "receipts" / "shards" / "catalog").glob("*.json"))) == 3
