@@ -17,7 +17,7 @@ from agman.errors import InvalidInput
 from jobs.command_line import read_config
 from pipelines import telemetry
 from pipelines.lake import Lake
-from pipelines.morning import caption, is_relevant
+from pipelines.morning import is_relevant, shown_values
 from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
 from pipelines.search import Hit, Searcher, open_searcher
 
@@ -103,7 +103,7 @@ def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Tabl
         table.add_column(name, justify="right" if name in ("rank", "score", "price") else "left")
     for hit in hits:
         cosines = [f"{hit.scores[name]:.3f}" for name in attributes] if len(attributes) > 1 else []
-        shown = "; ".join(caption(hit.row, name) for name in attributes)
+        shown = "; ".join(shown_values(hit.row, name) or "-" for name in attributes)
         own = [str(hit.row[name]) for name in columns]
         table.add_row(str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, shown, *own)
     return table
@@ -120,7 +120,7 @@ def _draw(
     results = tuple(
         GridResult(
             image=square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
-            caption=(hit.key, f"{hit.score:.3f}", *(caption(hit.row, name) for name in attributes)),
+            caption=(hit.key, f"{hit.score:.3f}", *(shown_values(hit.row, name) for name in attributes)),
             relevant=is_relevant(row, hit, attributes[0]) if len(attributes) == 1 else None,
         )
         for hit in hits

@@ -98,8 +98,12 @@ def _example(
 
 def caption(row: Mapping[str, Any], attribute: str) -> str:
     """Return a product's values of an attribute, or its key where nothing is known."""
-    values = dict(row.get("labels") or {}).get(attribute)
-    return ", ".join(values) if values else str(row["key"])
+    return shown_values(row, attribute) or str(row["key"])
+
+
+def shown_values(row: Mapping[str, Any], attribute: str) -> str:
+    """Return what a product's labels say of an attribute; empty where they say nothing."""
+    return ", ".join(dict(row.get("labels") or {}).get(attribute) or ())
 
 
 def is_relevant(query: Mapping[str, Any], hit: Hit, attribute: str) -> bool | None:

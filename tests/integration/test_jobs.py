@@ -87,7 +87,6 @@ def shop(
 
 SEARCH = "search.py --lake {lake} --attribute skirt_length"
 MISTAKES = {
-    "source is not there": ("nightly.py --lake {new} --source {folder}/picturs", "picturs: no such folder"),
     "source has another path": ("build_shards.py --lake {new} --source {folder}/empti", "did you mean"),
     "source is empty": ("build_shards.py --lake {new} --source {folder}/empty", "at least one picture"),
     "source has no key": ("embed_catalog.py --lake {new} --source {folder}/table.csv", "columns key and uri"),
@@ -101,16 +100,13 @@ MISTAKES = {
     ),
     "value is too small": ("nightly.py --lake {lake} --shards.images-per-shard 0", "at least 1, found 0"),
     "value is no number": ("train.py demo --lake {lake} --steps many", "many"),
-    "value is unknown": ("embed_catalog.py --lake {lake} --embed.precision int3", "found int3"),
     "flag is mistyped": ("evaluate.py --lak {lake}", "--lake"),
     "taxonomy is not there": ("train.py demo --lake {new} --taxonomy {folder}/names.json", "names.json"),
-    "lake has another scheme": ("nightly.py --lake gs://shop/lake --source {small}", "s3://bucket/prefix"),
     "lake is not there": ("search.py --lake {new} --key a --attribute skirt_length", "nothing is published"),
     "attribute is unknown": (
         "search.py --lake {lake} --key style-000001 --attribute skirt_lenght",
         "Did you mean 'skirt_length'",
     ),
-    "attribute is missing": ("search.py --lake {lake} --key style-000001", "--attribute"),
     "key is unknown": (f"{SEARCH} --key style-1", "nearest keys"),
     "query is not there": (
         "search.py {folder}/nothing.jpg --lake {lake} --attribute neck_design",
@@ -120,7 +116,6 @@ MISTAKES = {
         "search.py {folder}/text.jpg --lake {lake} --attribute neck_design",
         "not_an_image",
     ),
-    "snapshot is not there": (f"{SEARCH} --snapshot old --key style-000001", "no snapshot old"),
 }
 
 
