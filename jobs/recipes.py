@@ -43,7 +43,7 @@ _DEMO = TrainConfig(
     triplets_per_step=11,
     steps=900,
     validate_every=300,
-    max_minutes=5,
+    max_minutes=6.5,
 )
 
 TRAIN = {
