@@ -14,7 +14,7 @@ import pytest
 from agman.errors import InvalidInput
 from agman.taxonomy import FASHIONAI
 from pipelines.embedding import EmbedOptions
-from pipelines.errors import GateFailed, StaleSnapshot
+from pipelines.errors import GateFailed
 from pipelines.lake import CURRENT, Lake
 from pipelines.night import NightConfig
 from pipelines.nightly import run_night
@@ -22,7 +22,7 @@ from pipelines.quality import GateOptions
 from pipelines.search import open_searcher
 from pipelines.shards.plan import ShardOptions
 from pipelines.sources import GeneratedSource
-from pipelines.storage.snapshots import Manifest, publish, read_manifest, read_pointer
+from pipelines.storage.snapshots import Manifest, read_manifest, read_pointer
 from pipelines.telemetry import Run
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
@@ -168,19 +168,6 @@ def test_a_failed_gate_leaves_the_old_snapshot_serving(
     repaired = run(2)
     assert repaired is not None
     assert repaired.night == 2
-
-
-@pytest.mark.parametrize("lake_url", ["local"], indirect=True)
-def test_a_run_that_lost_the_race_publishes_nothing(
-    lake_url: str, run: Callable[..., Manifest | None]
-) -> None:
-    lake = Lake(lake_url)
-    first = run(1)
-    stale = read_pointer(lake)
-    second = run(2)
-    with pytest.raises(StaleSnapshot):
-        publish(lake, read_manifest(lake, first.id), stale)
-    assert read_pointer(lake).snapshot == second.id
 
 
 @pytest.mark.parametrize("lake_url", ["local"], indirect=True)
