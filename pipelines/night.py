@@ -221,7 +221,7 @@ def choose_model(lake: Lake, wanted: str, parent: Manifest | None) -> str:
     """Return the model that is asked for, else the serving one, else the lake's only one."""
     if not wanted and parent is not None:
         return parent.model
-    if (Path(wanted) / "config.json").is_file():
+    if wanted and (Path(wanted) / "config.json").is_file():
         return import_model(lake, Path(wanted))
     return resolve_model(lake, wanted)
 

@@ -26,21 +26,27 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
         GateFailed: the new snapshot is not good enough; the old one goes on serving.
         StaleSnapshot: somebody else published meanwhile.
     """
-    with connected(), working_folder() as folder:
+    with working_folder() as folder:
         night = Night(config, run, folder)
         night.plan()
-        night.build_shards()
-        night.embed()
-        if until == "embeddings":
-            return None
-        night.index()
-        return publish_night(night) if until == "publish" else None
+        with connected():
+            return _work(night, until)
 
 
 def build_shards(config: NightConfig, run: Run) -> list[str]:
     """Shard what the lake does not have yet and return the shards that hold the source's pictures."""
-    with connected(), working_folder() as folder:
+    with working_folder() as folder:
         night = Night(config, run, folder)
         night.plan()
-        night.build_shards()
+        with connected():
+            night.build_shards()
         return night.catalog.home_shards()
+
+
+def _work(night: Night, until: Until) -> Manifest | None:
+    night.build_shards()
+    night.embed()
+    if until == "embeddings":
+        return None
+    night.index()
+    return publish_night(night) if until == "publish" else None

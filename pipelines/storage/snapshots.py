@@ -143,7 +143,7 @@ def read_manifest(lake: Lake, snapshot: str) -> Manifest:
     """Return a snapshot's manifest.
 
     Raises:
-        InvalidInput: if there is no such snapshot.
+        InvalidInput: if there is no such snapshot, or another version of this code wrote it.
         CorruptShard: if the manifest cannot be read.
     """
     name = snapshot_file(snapshot, "manifest.json")
@@ -155,6 +155,8 @@ def read_manifest(lake: Lake, snapshot: str) -> Manifest:
         ) from None
     try:
         return Manifest.from_json(json.loads(body))
+    except InvalidInput:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptShard(
             f"{lake.url}/{name}: not a manifest ({error}); publish again or roll back"

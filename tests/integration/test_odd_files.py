@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipelines.night import NightConfig
 from pipelines.nightly import run_night
 from pipelines.quality import GateOptions
 from pipelines.search import open_searcher
+from pipelines.sources.drawing import draw_jpeg
 from pipelines.storage.snapshots import Manifest
 from pipelines.telemetry import Run
 
@@ -138,3 +140,23 @@ def test_stored_pictures_are_the_files_bytes(published: tuple[Lake, Manifest]) -
     with open_searcher(published[0]) as searcher:
         for key, body in good_files().items():
             assert searcher.picture_of(searcher.row_of(key)) == body
+
+
+def test_a_new_broken_picture_is_published_although_the_catalog_stays(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    pictures, lake = tmp_path / "pictures", Lake(str(tmp_path / "lake"))
+    pictures.mkdir()
+    for number in range(4):
+        (pictures / f"{number}.jpg").write_bytes(draw_jpeg(f"odd-{number}", 0, size=48))
+    config = NightConfig(lake=lake.url, source=str(pictures), model=str(tiny_model))
+    first = run_night(config, Run("nightly", config, lake))
+    (pictures / "cut.jpg").write_bytes(draw_jpeg("cut", 0, size=48)[:200])
+    loose = replace(config, gates=GateOptions(max_quarantined=0.5))
+    second = run_night(loose, Run("nightly", loose, lake))
+    assert second is not None
+    assert first is not None
+    assert second.parent == first.id
+    assert second.counts["quarantined"] == 1
+    assert second.counts["reused"] == 4
+    assert run_night(loose, Run("nightly", loose, lake)) is None
