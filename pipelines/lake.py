@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import CorruptShard
-from pipelines.storage.objects import FileEntry, ObjectStore, file_sha256, open_store
+from pipelines.storage.objects import FileEntry, ObjectStore, file_sha256
+from pipelines.storage.opening import open_store
 
 CURRENT = "CURRENT.json"
 DIGEST_LETTERS = 16  # 64 bits of sha256 name a unit: a billion units meet by chance once in 40

@@ -41,7 +41,7 @@ class ObjectStore(Protocol):
 
     @property
     def url(self) -> str:
-        """Where this store is; `open_store(url)` opens it again in another process."""
+        """Where this store is; `opening.open_store` opens it again in another process."""
         ...
 
     def read(self, name: str) -> Versioned:
@@ -125,20 +125,3 @@ def describe(store: ObjectStore, name: str, num_rows: int | None = None) -> File
     """Read a stored object and return its size and digest; `FileNotFoundError` where there is none."""
     with store.local_copy(name) as path:
         return FileEntry(name, path.stat().st_size, file_sha256(path), num_rows)
-
-
-def open_store(url: str) -> ObjectStore:
-    """Open the store at a local path or an `s3://bucket/prefix` URL.
-
-    Raises:
-        InvalidInput: if the URL has another scheme.
-    """
-    if url.startswith("s3://"):
-        from pipelines.storage.s3 import S3Store
-
-        return S3Store(url)
-    if "://" in url:
-        raise InvalidInput(f"lake {url}: expected a local path or s3://bucket/prefix")
-    from pipelines.storage.local import LocalStore
-
-    return LocalStore(Path(url))

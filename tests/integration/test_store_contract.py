@@ -9,7 +9,8 @@ import pytest
 from agman.errors import InvalidInput
 from pipelines.storage.local import LocalStore
 from pipelines.storage.memory import MemoryStore
-from pipelines.storage.objects import ObjectStore, file_sha256, open_store, store_file
+from pipelines.storage.objects import ObjectStore, file_sha256, store_file
+from pipelines.storage.opening import open_store
 
 pytestmark = pytest.mark.integration
 
