@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from agman.triplets import TripletBuffer, Triplets
 from torch import Tensor
 
 from agman.errors import BadSample, InvalidInput
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, read_pixels
+from agman.triplets import TripletBuffer, Triplets
 from pipelines.shards.read import stream_samples
 
 SHUFFLE_SAMPLES = 1000
