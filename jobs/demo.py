@@ -20,6 +20,7 @@ from pipelines.cluster import connected
 from pipelines.lake import Lake, snapshot_file
 from pipelines.models import list_models, read_metrics
 from pipelines.nightly import run_night
+from pipelines.search import open_searcher
 from pipelines.sources.drawing import draw_jpeg
 from pipelines.storage.snapshots import Manifest, read_manifest, read_pointer
 from pipelines.telemetry import Run
@@ -49,14 +50,14 @@ def main() -> None:
     config = read_config({"demo": ("", DemoConfig())}, __doc__)
     lake = Lake(config.lake)
     with telemetry.run("demo", config, lake) as run, connected():
-        run.say("[bold]1/5 train AG-MAN on a generated catalog of product pictures[/]")
+        run.headline("1/5 train AG-MAN on a generated catalog of product pictures")
         model = _model(config, lake, run)
         for night in range(1, NIGHTS + 1):
-            run.say(f"[bold]{night + 1}/5 night {night}: {_describe(night)}[/]")
+            run.headline(f"{night + 1}/5 night {night}: {_describe(night)}")
             manifest = _night(config, lake, night, model, run)
-        run.say("[bold]4/5 search[/]")
+        run.headline("4/5 search")
         _search(config, lake, run)
-        run.say("[bold]5/5 where things are[/]")
+        run.headline("5/5 where things are")
         _sum_up(config, manifest, run)
 
 
@@ -107,24 +108,31 @@ def _search(config: DemoConfig, lake: Lake, run: Run) -> None:
     unseen = folder / "street-photo.jpg"
     unseen.write_bytes(draw_jpeg(UNSEEN_KEY, UNSEEN_SEED))
     asked = SearchConfig(lake=config.lake, k=5)
+    skirt, top = _example_key(lake, "skirt_length"), _example_key(lake, "neckline_design")
     for number, search in enumerate(
         (
-            replace(asked, key="style-000007", attribute=("sleeve_length",)),
-            replace(asked, key="style-000021", attribute=("sleeve_length=0.6", "neckline_design=0.4")),
-            replace(asked, image=str(unseen), attribute=("collar_design",)),
+            replace(asked, key=skirt, attribute=("skirt_length",)),
+            replace(asked, key=top, attribute=("neckline_design=0.7", "sleeve_length=0.3")),
+            replace(asked, image=str(unseen), attribute=("skirt_length",)),
         ),
         start=1,
     ):
         answer(replace(search, grid=str(folder / f"search-{number}.png")), run)
 
 
+def _example_key(lake: Lake, attribute: str) -> str:
+    """Return a held-out product that carries an attribute."""
+    with open_searcher(lake) as searcher:
+        return str(searcher.example_rows(attribute, 1)[0]["key"])
+
+
 def _sum_up(config: DemoConfig, manifest: Manifest, run: Run) -> None:
-    lake = config.lake
+    lake, key = config.lake, _example_key(Lake(config.lake), "pant_length")
     run.say(f"  published   {lake}/CURRENT.json -> snapshot {manifest.id}, {manifest.night} of {NIGHTS}")
     run.say(f"  report      {lake}/{snapshot_file(manifest.id, 'report.html')}")
     run.say(f"  embeddings  {lake}/embeddings (Parquet)    indexes  {lake}/indexes (FAISS)")
     run.say("try next:")
-    run.say(f"  .venv/bin/python jobs/search.py --lake {lake} --key style-000042 --attribute skirt_length")
+    run.say(f"  .venv/bin/python jobs/search.py --lake {lake} --key {key} --attribute pant_length")
     run.say(
         f"  .venv/bin/python jobs/nightly.py --lake ./my-lake --source PICTURES "
         f"--model {lake}/models/{manifest.model}"

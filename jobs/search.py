@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from agman.errors import InvalidInput
@@ -97,7 +98,7 @@ def _query(config: SearchConfig, searcher: Searcher) -> tuple[bytes, dict[str, A
 
 
 def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Table:
-    table = Table(title=f"like {config.key or config.image} in {', '.join(attributes)}")
+    table = Table(title=escape(f"like {config.key or config.image} in {', '.join(attributes)}"))
     columns = [name for name in ("category", "brand", "price") if hits and name in hits[0].row]
     for name in ("rank", "key", "score", *(attributes if len(attributes) > 1 else ()), "shown", *columns):
         table.add_column(name, justify="right" if name in ("rank", "score", "price") else "left")
@@ -105,7 +106,7 @@ def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Tabl
         cosines = [f"{hit.scores[name]:.3f}" for name in attributes] if len(attributes) > 1 else []
         shown = "; ".join(shown_values(hit.row, name) or "-" for name in attributes)
         own = [str(hit.row[name]) for name in columns]
-        table.add_row(str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, shown, *own)
+        table.add_row(*map(escape, (str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, shown, *own)))
     return table
 
 
@@ -126,9 +127,11 @@ def _draw(
         for hit in hits
     )
     title = f"{config.key or Path(config.image).name}: {', '.join(attributes)}"
-    picture_grid(
-        [GridRow(title=title, query=square_thumbnail(encoded, PICTURE_PIXELS), results=results)], config.grid
-    )
+    row_of_pictures = GridRow(title=title, query=square_thumbnail(encoded, PICTURE_PIXELS), results=results)
+    try:
+        picture_grid([row_of_pictures], config.grid)
+    except OSError as error:
+        raise InvalidInput(f"--grid {config.grid}: {error.strerror}; is the path right?") from error
 
 
 if __name__ == "__main__":

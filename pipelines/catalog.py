@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from agman.errors import InvalidInput
 from pipelines.shards.plan import SourceRecord
+from pipelines.shards.write import PASSING_KINDS
 from pipelines.sources import RECORD_FIELDS, Source
 
 RESERVED = ("sha256", "shard", "part", "row")
@@ -116,7 +117,7 @@ class Catalog:
         A record is unchanged while its uri and its version token are; a source without tokens is fetched
         anew every night. What was unavailable rather than bad is always tried again.
         """
-        again = "true" if retry_quarantined else "q.kind = 'unavailable'"
+        again = "true" if retry_quarantined else f"q.kind in {PASSING_KINDS}"
         self._all(
             f"""create table reused as
             select s.key, p.sha256, p.shard from source s join previous p using (key)
@@ -183,6 +184,7 @@ class Catalog:
 
     def match_embeddings(self, *, same_model: bool) -> None:
         """Make `pictures`: each live picture once, with its part and row if the model is the same."""
+        self._same_model = same_model
         known = "part, row" if same_model else "null::varchar as part, null::integer as row"
         self._all(
             f"""create table pictures as
@@ -255,16 +257,14 @@ class Catalog:
         )
 
     def count_published(self, catalog: Path) -> dict[str, int]:
-        """Count the rows of tonight's catalog by how they came there."""
+        """Count the rows of tonight's catalog; `reused` are those whose embedding was published before."""
         row = self._all(
             f"""with c as (select * from read_parquet('{catalog}')),
-            old as (select distinct sha256 from previous)
-            select count(*), count(*) filter (where r.key is not null),
-                   count(distinct c.sha256), count(*) - count(distinct c.sha256),
-                   count(distinct c.sha256) filter (where old.sha256 is null)
-            from c left join reused r using (key) left join old on old.sha256 = c.sha256"""
+            old as (select distinct sha256, part, row from previous where {self._same_model})
+            select count(*), count(old.part), count(distinct c.sha256), count(*) - count(distinct c.sha256)
+            from c left join old using (sha256, part, row)"""
         )[0]
-        names = ("rows", "reused", "pictures", "duplicate", "new_pictures")
+        names = ("rows", "reused", "pictures", "duplicate")
         return dict(zip(names, row, strict=True))
 
     def count(self, what: str) -> int:

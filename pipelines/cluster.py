@@ -54,6 +54,11 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+def is_remote() -> bool:
+    """Tell whether the work runs on a cluster, which may still grow, and not on this machine alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def num_cpus() -> int:
     """Return the CPUs of the cluster."""
     return max(1, int(_resource("CPU")))

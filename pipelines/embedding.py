@@ -41,8 +41,8 @@ class EmbedOptions:
         """Refuse what would fail later on a worker."""
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision: expected auto, float32 or bfloat16, found {self.precision}")
-        if self.batch_size < 1 or self.threads < 1:
-            raise ValueError("batch_size and threads: expected at least 1")
+        if self.batch_size < 1 or self.threads < 1 or self.num_workers < 0:
+            raise ValueError("batch_size and threads: expected at least 1; num_workers: at least 0")
 
     @property
     def dtype(self) -> torch.dtype | None:

@@ -26,6 +26,7 @@ from agman.transforms import Preprocess, normalise, read_pixels
 from pipelines.cluster import num_cpus
 from pipelines.lake import Lake, shard_tar
 from pipelines.models import fetch_model
+from pipelines.scheduling import result_of
 from pipelines.shards.read import stream_samples
 from pipelines.telemetry import Run
 from pipelines.training.samples import label_indices
@@ -164,6 +165,8 @@ def evaluate(lake: Lake, model: str, dataset: str, shards: Sequence[str], run: R
     Raises:
         InvalidInput: if the dataset has no labelled queries or candidates.
     """
+    if not shards:
+        raise InvalidInput(f"dataset {dataset}: expected at least one usable picture, found none")
     tables = _embed_shards(lake, model, [f"{lake.url}/{shard_tar(dataset, shard)}" for shard in shards], run)
     with fetch_model(lake, model) as folder:
         taxonomy = load_model(folder).taxonomy
@@ -238,7 +241,7 @@ def _windowed(submit: Any, items: Sequence[str], window: int, advance: Any) -> I
     """Yield results in order with at most `window` tasks in flight."""
     refs = [submit(item) for item in items[:window]]
     for position in range(len(items)):
-        yield ray.get(refs[position])
+        yield result_of(refs[position])
         advance(1)
         if position + window < len(items):
             refs.append(submit(items[position + window]))

@@ -116,15 +116,15 @@ class Lake:
                 path = stack.enter_context(self.store.local_copy(entry.name))
             except FileNotFoundError as error:
                 raise CorruptShard(
-                    f"{self.url}/{entry.name}: a receipt lists this file but it is gone; "
-                    "run the job again to make the unit anew"
+                    f"{self.url}/{entry.name}: a receipt or manifest lists this file but it is gone; "
+                    "restore it from a copy, or publish the catalog into a new lake"
                 ) from error
             found = FileEntry(entry.name, path.stat().st_size, file_sha256(path), entry.num_rows)
             if found != entry:
                 raise CorruptShard(
                     f"{self.url}/{entry.name}: expected {entry.num_bytes} bytes with sha256 "
                     f"{entry.sha256[:12]}…, found {found.num_bytes} with {found.sha256[:12]}…; "
-                    "delete it and run the job again to make the unit anew"
+                    "restore it from a copy, or publish the catalog into a new lake"
                 )
             yield path
 

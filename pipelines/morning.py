@@ -57,7 +57,7 @@ def render_morning(lake: Lake, manifest: Manifest, report: dict[str, Any]) -> st
 
 
 def examples(lake: Lake, manifest: Manifest) -> list[SearchExample]:
-    """Search for held-out products, one example for each attribute that labels tell something of."""
+    """Search for one product per attribute, a held-out one that carries it where labels tell."""
     if not manifest.groups:
         return []
     with Searcher(lake, manifest) as searcher, fetch_model(lake, manifest.model) as folder:

@@ -15,13 +15,13 @@ import ray
 from agman.checkpoint import load_model
 from agman.errors import InvalidInput
 from pipelines.catalog import Catalog, Changes
-from pipelines.cluster import num_cpus, num_gpus
+from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.lake import Lake, shard_index
 from pipelines.models import fetch_model, import_model, resolve_model
 from pipelines.quality import GateOptions
-from pipelines.scheduling import ActorWorkers, Receipt, TaskWorkers, Unit, Workers, run_units
+from pipelines.scheduling import ActorWorkers, Receipt, TaskWorkers, Unit, Workers, run_units, valid_receipt
 from pipelines.shards.plan import ShardOptions, plan_shards
 from pipelines.shards.write import write_shard
 from pipelines.sources import open_source
@@ -66,7 +66,10 @@ class Night:
         self.folder = folder
         self.lake = Lake(config.lake)
         self.pointer: Pointer | None = read_pointer(self.lake)
-        self.parent = read_manifest(self.lake, self.pointer.snapshot) if self.pointer else None
+        self.published = read_manifest(self.lake, self.pointer.snapshot) if self.pointer else None
+        # Shards are a dataset's own: another one is compared with nothing.
+        same = self.published is not None and self.published.dataset == config.dataset
+        self.parent = self.published if same else None
         self.catalog = Catalog(folder)
         self.shard_receipts: dict[str, Receipt] = {}
         self.new_parts: list[Part] = []
@@ -89,6 +92,21 @@ class Night:
         )
         return changes
 
+    def choose_model(self) -> None:
+        """Settle the model before anything is fetched.
+
+        Raises:
+            InvalidInput: if there is no such model, or it does not fit what is published.
+        """
+        published = self.published
+        if published is not None and published.dataset != self.config.dataset:
+            raise InvalidInput(
+                f"lake {self.lake.url}: publishes dataset {published.dataset}, expected {self.config.dataset}; "
+                f"add --dataset {published.dataset} or use another --lake"
+            )
+        self.model = choose_model(self.lake, self.config.model, published)
+        self.attributes, self.taxonomy_digest = self._check_taxonomy()
+
     def build_shards(self) -> None:
         """Fetch and pack what is new."""
         config = self.config
@@ -97,6 +115,7 @@ class Night:
             self.catalog.records_to_fetch(),
             config.shards,
             salt=self.parent.id if self.parent else "",
+            is_passing=self._is_passing,
         )
         total = self.catalog.count("wanted")
         lake = self.lake
@@ -115,8 +134,6 @@ class Night:
 
     def embed(self) -> None:
         """Embed every live picture that has no embedding under the model."""
-        self.model = choose_model(self.lake, self.config.model, self.parent)
-        self.attributes, self.taxonomy_digest = self._check_taxonomy()
         self.catalog.match_embeddings(same_model=self.parent is not None and self.parent.model == self.model)
         units = (
             plan_part(
@@ -200,6 +217,11 @@ class Night:
             shutil.copyfile(path, copy)
         return copy
 
+    def _is_passing(self, unit: Unit) -> bool:
+        """Tell whether an unpublished attempt at this shard met trouble that may have passed since."""
+        found = valid_receipt(self.lake, unit)
+        return found is not None and found.counts.get("passing", 0) > 0
+
     def _is_whole(self, shard: str, digests: Sequence[str]) -> bool:
         """Tell whether these are all pictures of a shard; its receipt knows how many it has."""
         return self.shard_files(shard)[0].num_rows == len(digests)
@@ -229,6 +251,12 @@ def choose_model(lake: Lake, wanted: str, parent: Manifest | None) -> str:
 def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int) -> ActorWorkers:
     """Start the actors that hold the model: one per GPU, or one per `threads` CPUs, never more than units."""
     gpus = num_gpus()
+    wanted = options.num_workers or gpus or 1
+    if not is_remote() and (wanted * options.threads > num_cpus() or wanted > (gpus or wanted)):
+        raise InvalidInput(
+            f"embedding: {wanted} workers of {options.threads} CPUs expected, found {num_cpus()} CPUs and "
+            f"{gpus} GPUs; lower --embed.num-workers or --embed.threads"
+        )
     count = min(num_units, options.num_workers or gpus or max(1, num_cpus() // options.threads))
     actor = ray.remote(PartEmbedder).options(
         num_cpus=options.threads, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=4

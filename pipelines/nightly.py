@@ -28,6 +28,7 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
     """
     with working_folder() as folder:
         night = Night(config, run, folder)
+        night.choose_model()
         night.plan()
         with connected():
             return _work(night, until)

@@ -16,6 +16,7 @@ from pipelines.models import read_metrics
 from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
 from pipelines.quality import Gate
+from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish
 
@@ -47,7 +48,9 @@ def publish_night(night: Night) -> Manifest | None:
         manifest = _add_report(night, manifest)
         stage.advance(1)
     night.run.results.update(counts=counts, snapshot=manifest.id, model=night.model)
-    quality.check_gates(gates)
+    # A refused snapshot stays readable for who must find out why.
+    night.lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), to_json(manifest.to_json()))
+    quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
     publish(night.lake, manifest, night.pointer)
     return manifest
 
@@ -86,7 +89,7 @@ def _judge(night: Night, counts: dict[str, int]) -> list[Gate]:
             task.remote(night.lake, name, night.groups, parts, night.config.gates) for name in attributes
         ]
         for ref in refs:
-            judged: list[Gate] = ray.get(ref)
+            judged: list[Gate] = result_of(ref)
             gates += judged
             stage.advance(1)
     return gates

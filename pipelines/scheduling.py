@@ -180,18 +180,18 @@ def _take_finished(
         unit = running.pop(ref)
         workers.finished(ref)
         try:
-            result: Receipt = ray.get(ref)
-        except RayTaskError as error:
-            raise _own_error(error, unit) from error
+            result: Receipt = result_of(ref)
+        except (CorruptShard, StorageUnavailable) as error:
+            raise type(error)(f"{unit.stage}/{unit.name}: {error}") from error
         name = receipt(unit.stage, unit.name)
         if not lake.store.put_if_absent(name, to_json(result.to_json())):
             result = Receipt.from_json(json.loads(lake.store.read(name).body))
         yield unit, result, False
 
 
-def _own_error(error: RayTaskError, unit: Unit) -> Exception:
-    """Return what the unit raised: a person reads one line, not the worker's traceback."""
-    cause = error.cause
-    if isinstance(cause, CorruptShard | StorageUnavailable):
-        return type(cause)(f"{unit.stage}/{unit.name}: {cause}")
-    return cause if isinstance(cause, AgmanError) else error
+def result_of(ref: Ref) -> Any:
+    """Return a task's result, or raise what it raised itself: one line, not the worker's traceback."""
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, AgmanError) else error) from error

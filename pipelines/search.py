@@ -61,7 +61,10 @@ class Searcher:
         self._stack = ExitStack()
         catalog = self._stack.enter_context(lake.checked(self.manifest.files["catalog.parquet"]))
         self._db = duckdb.connect()
-        self._db.execute(f"create view catalog as select * from read_parquet('{catalog}')")
+        quoted = str(catalog).replace("'", "''")
+        self._db.execute(
+            f"create view catalog as select * from read_parquet('{quoted}', hive_partitioning=false)"
+        )
         self._indexes: dict[tuple[str, str], faiss.Index] = {}
         self._live: dict[str, tuple[np.ndarray, list[str]]] = {}
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -88,7 +89,14 @@ class Run:
         if _as_json():
             self._json_line({"message": text})
         else:
-            self.console.print(text, soft_wrap=True)
+            self.console.print(text, soft_wrap=True, markup=False)
+
+    def headline(self, text: str) -> None:
+        """Begin a part of the run."""
+        if _as_json():
+            self._json_line({"message": text})
+        else:
+            self.console.print(text, style="bold", markup=False)
 
     def show(self, table: Table) -> None:
         """Print a table of results."""
@@ -108,7 +116,7 @@ class Run:
         if _as_json():
             self._json_line(asdict(times))
         else:
-            self.console.print(f"  [green]✓[/] {times.line()}")
+            self.console.print(f"  [green]✓[/] {escape(times.line())}")
 
     def seconds(self) -> float:
         """Return the time since the run began."""
@@ -199,6 +207,9 @@ def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
         yield current
     except InvalidInput as error:
         fail(job, error)
+        raise SystemExit(EXIT_INVALID_INPUT) from None
+    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        fail(job, InvalidInput(f"{error.filename or error}: {error.strerror}; is the path right?"))
         raise SystemExit(EXIT_INVALID_INPUT) from None
     except AgmanError as error:
         current.results["error"] = f"{type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
 """Which records go into which shard: pure arithmetic, no input or output."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Literal
 
 from pipelines.lake import short_digest
@@ -52,7 +52,11 @@ class ShardPlan:
 
 
 def plan_shards(
-    dataset: str, records: Iterable[SourceRecord], options: ShardOptions, salt: str = ""
+    dataset: str,
+    records: Iterable[SourceRecord],
+    options: ShardOptions,
+    salt: str = "",
+    is_passing: Callable[[Unit], bool] = lambda unit: False,
 ) -> Iterator[Unit]:
     """Cut records, in their order, into units of `images_per_shard`.
 
@@ -62,15 +66,25 @@ def plan_shards(
         options: see `ShardOptions`.
         salt: enters the names where the records alone do not tell what will be fetched: the parent snapshot,
             if a source has no version tokens.
+        is_passing: tells whether a unit was made while the source was in trouble that may have passed; it is
+            then made again under another name, since what was written stays.
     """
     remaining = iter(records)
     while batch := tuple(islice(remaining, options.images_per_shard)):
-        yield Unit(
-            stage=f"shards/{dataset}",
-            name=shard_name(dataset, batch, options, salt),
-            payload=ShardPlan(dataset, batch, options),
-            num_images=len(batch),
-        )
+        attempts = (_unit(dataset, batch, options, salt, attempt) for attempt in count())
+        yield next(unit for unit in attempts if not is_passing(unit))
+
+
+def _unit(
+    dataset: str, records: tuple[SourceRecord, ...], options: ShardOptions, salt: str, attempt: int
+) -> Unit:
+    name = shard_name(dataset, records, options, salt)
+    return Unit(
+        stage=f"shards/{dataset}",
+        name=short_digest([name, attempt]) if attempt else name,
+        payload=ShardPlan(dataset, records, options),
+        num_images=len(records),
+    )
 
 
 def shard_name(dataset: str, records: Sequence[SourceRecord], options: ShardOptions, salt: str = "") -> str:

@@ -72,7 +72,7 @@ def checked_picture(encoded: bytes, digest: str, where: str) -> bytes:
     if found != digest:
         raise CorruptShard(
             f"{where}: picture {digest[:12]}… has digest {found[:12]}…: the tar was changed after it was "
-            "written; delete the tar and run the job again to make the shard anew"
+            "written; restore it from a copy, or publish the catalog into a new lake"
         )
     return encoded
 

@@ -43,7 +43,11 @@ def local_path(uri: str) -> Path | None:
         return Path(uri)
     if scheme != "file":
         return None
-    return Path(unquote_to_bytes(urlsplit(uri).path).decode("utf-8", "surrogateescape"))
+    try:
+        path = urlsplit(uri).path
+    except ValueError:  # such as an unclosed bracket in the host: no file of ours
+        return None
+    return Path(unquote_to_bytes(path).decode("utf-8", "surrogateescape"))
 
 
 def fetch(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:

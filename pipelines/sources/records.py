@@ -21,8 +21,12 @@ RECORD_FIELDS = pa.schema(
     ]
 )
 
-RESERVED = frozenset({"sha256", "shard", "part", "row", "status", "error", *RECORD_FIELDS.names})
-"""Column names with a meaning of ours in the catalog."""
+RESERVED = frozenset(
+    {"sha256", "shard", "part", "row", "status", "error", "filename", "file_row_number"}
+    | {"_copy", "_source_row", "_bucket"}
+    | set(RECORD_FIELDS.names)
+)
+"""Column names with a meaning of ours in the catalog or while it is made."""
 
 BATCH_ROWS = 4096
 

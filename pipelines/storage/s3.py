@@ -17,6 +17,7 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
 
+from agman.errors import InvalidInput
 from pipelines.errors import CommitUnknown, StorageUnavailable
 from pipelines.storage.objects import Versioned, check_name
 
@@ -134,6 +135,8 @@ class S3Store:
                     # A retried PUT is told 412 by its own success: what is stored decides. Two writers of
                     # the same bytes both succeed, which is what both of them wanted.
                     return bool(condition) and self._holds(name, body)
+                if code == "NoSuchBucket":
+                    raise InvalidInput(f"lake {self._url}: no such bucket; is the name right?") from error
                 if code == "NoSuchKey" or isinstance(error, FileNotFoundError):
                     return False  # If-Match on an object that is gone
                 if code not in _CONFLICT_CODES:

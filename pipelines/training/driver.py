@@ -18,6 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from agman.errors import AgmanError, InvalidInput
 from agman.taxonomy import FASHIONAI, Taxonomy
+from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.evaluation import HeldOut, load_held_out
 from pipelines.lake import Lake, shard_tar, short_digest
 from pipelines.models import import_model
@@ -56,6 +57,7 @@ def train(config: TrainConfig, shards: Sequence[str], taxonomy: Taxonomy, run: R
     """
     lake = Lake(config.lake)
     num_workers = min(config.num_workers, len(shards))
+    _check_size(config, num_workers)
     if num_workers < config.num_workers:
         run.say(f"  {len(shards)} shards feed {num_workers} workers, not {config.num_workers}")
     urls = tuple(f"{lake.url}/{shard_tar(config.dataset, shard)}" for shard in shards)
@@ -91,8 +93,20 @@ def read_taxonomy(spec: str) -> Taxonomy:
         return FASHIONAI
     try:
         return Taxonomy.from_json(json.loads(Path(spec).read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidInput(f"taxonomy {spec}: expected `fashionai` or a JSON file, found {error}") from error
+
+
+def _check_size(config: TrainConfig, num_workers: int) -> None:
+    """Refuse what this machine can never place: Ray would wait for it without a word."""
+    if num_workers < 1:
+        raise InvalidInput(f"source {config.source}: expected at least one usable picture, found none")
+    wanted = num_workers * config.cpus_per_worker
+    if not is_remote() and (wanted > num_cpus() or (config.use_gpu and num_workers > num_gpus())):
+        raise InvalidInput(
+            f"{num_workers} workers of {config.cpus_per_worker} CPUs: expected to fit this machine, found "
+            f"{num_cpus()} CPUs and {num_gpus()} GPUs; lower --num-workers or --cpus-per-worker"
+        )
 
 
 def _own_error(error: TrainingFailedError) -> Exception:
@@ -131,7 +145,7 @@ def _validation(config: TrainConfig, urls: Sequence[str], taxonomy: Taxonomy) ->
         raise InvalidInput(
             f"source {config.source}: expected at least 4 pictures of role valid that are labelled with "
             f"{', '.join(taxonomy.names)}, found {int(labelled.sum())} among {len(labelled)}; a larger "
-            "catalog, or columns named like the attributes, gives them"
+            "catalog, a `labels` column, or columns named like FashionAI's attributes, give them"
         )
     return held_out
 
