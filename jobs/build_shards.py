@@ -17,9 +17,12 @@ def main() -> None:
     """Build the shards of a catalog."""
     config = read_config(NIGHT, __doc__)
     with telemetry.run("build_shards", config, Lake(config.lake)) as run:
-        shards = build_shards(config, run)
-        run.results["shards"] = shards
-        run.say(f"{len(shards)} shards hold the catalog, in {config.lake}/shards/{config.dataset}")
+        dataset = build_shards(config, run)
+        run.results["shards"] = dataset.urls
+        run.say(
+            f"{len(dataset.urls)} shards hold {len(dataset.described)} pictures, "
+            f"in {config.lake}/shards/{config.dataset}"
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main() -> None:
     with telemetry.run("evaluate", config, lake) as run, connected():
         pointer = read_pointer(lake)
         model = choose_model(lake, config.model, read_manifest(lake, pointer.snapshot) if pointer else None)
-        scores = evaluate(lake, model, config.dataset, build_shards(config, run), run)
+        scores = evaluate(lake, model, build_shards(config, run), run)
         store_metrics(lake, model, scores)
         run.results.update(model=model, evaluation=scores)
         show_scores(run, model, scores)

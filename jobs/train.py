@@ -1,6 +1,6 @@
 """Train AG-MAN on a labelled catalog with Ray Train, judge it on held-out products, keep it in the lake.
 
-Started again with the same settings on the same shards, it goes on from its last checkpoint.
+Started again with the same settings on the same pictures, it goes on from its last checkpoint.
 
     python jobs/train.py demo --lake ./demo-lake
     ray job submit --working-dir . -- python jobs/train.py --lake s3://shop-lake --source s3://shop/labelled.parquet
@@ -33,10 +33,10 @@ def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
     taxonomy = read_taxonomy(config.taxonomy)
     night = NightConfig(lake=config.lake, source=config.source, dataset=config.dataset, shards=config.shards)
     with connected():
-        shards = build_shards(night, run)
-        trained = train(config, shards, taxonomy, run)
+        dataset = build_shards(night, run)
+        trained = train(config, dataset, taxonomy, run)
         run.say(f"model {trained.model}: step {trained.step}, validation MAP {trained.validation_map:.4f}")
-        scores = evaluate(lake, trained.model, config.dataset, shards, run)
+        scores = evaluate(lake, trained.model, dataset, run)
     store_metrics(lake, trained.model, scores)
     run.results.update(model=trained.model, evaluation=scores)
     show_scores(run, trained.model, scores)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agman.errors import InvalidInput
+from pipelines.dataset import Description
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
 from pipelines.sources import RECORD_FIELDS, Source
@@ -284,6 +285,14 @@ class Catalog:
     def home_shards(self) -> list[str]:
         """Return the shards that tonight's pictures are read from, embedded or not, sorted."""
         return sorted(self._names("select distinct shard from homes"))
+
+    def descriptions(self) -> dict[str, Description]:
+        """Return what the source says of each live picture; of one under two keys, the first key's."""
+        rows = self._all(
+            """select l.sha256, s.role, s.labels from live l join source s using (key)
+            qualify row_number() over (partition by l.sha256 order by s.key) = 1"""
+        )
+        return {sha256: Description(role, dict(labels or {})) for sha256, role, labels in rows}
 
     def live_shards(self) -> list[str]:
         """Return the shards that hold a live picture, sorted."""

@@ -24,10 +24,10 @@ from agman.model import AGMAN, ModelConfig
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, normalise, read_pixels
 from pipelines.cluster import num_cpus
-from pipelines.lake import Lake, shard_tar
+from pipelines.dataset import Dataset
+from pipelines.lake import Lake
 from pipelines.models import fetch_model
 from pipelines.scheduling import result_of
-from pipelines.shards.read import stream_samples
 from pipelines.telemetry import Run
 from pipelines.training.samples import label_indices
 
@@ -51,17 +51,17 @@ class HeldOut:
 
 
 def load_held_out(
-    urls: Sequence[str],
+    dataset: Dataset,
     taxonomy: Taxonomy,
     preprocess: Preprocess,
     *,
     roles: tuple[str, ...] = ("query", "candidate"),
     limit: int | None = None,
 ) -> HeldOut:
-    """Read the held-out pictures of some shards.
+    """Read the held-out pictures of a dataset.
 
     Args:
-        urls: tars.
+        dataset: tars with roles and labels.
         taxonomy: whose labels count.
         preprocess: how pictures are read.
         roles: ("query", "candidate"), or one role, every fourth picture of which then asks the others.
@@ -70,7 +70,7 @@ def load_held_out(
     pixels: list[Tensor] = []
     queries: list[bool] = []
     labels = []
-    for sample in stream_samples(urls):
+    for sample in dataset.samples():
         if sample.role not in roles:
             continue
         try:
@@ -155,7 +155,7 @@ def validate(model: AGMAN, held_out: HeldOut, taxonomy: Taxonomy, preprocess: Pr
     return mean_map(score(embed_pixels(model, held_out.pixels, preprocess), held_out, taxonomy))[0]
 
 
-def evaluate(lake: Lake, model: str, dataset: str, shards: Sequence[str], run: Run) -> dict[str, Any]:
+def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run) -> dict[str, Any]:
     """Judge a model of the lake on the query and candidate pictures of a dataset.
 
     Returns:
@@ -165,9 +165,9 @@ def evaluate(lake: Lake, model: str, dataset: str, shards: Sequence[str], run: R
     Raises:
         InvalidInput: if the dataset has no labelled queries or candidates.
     """
-    if not shards:
-        raise InvalidInput(f"dataset {dataset}: expected at least one usable picture, found none")
-    tables = _embed_shards(lake, model, [f"{lake.url}/{shard_tar(dataset, shard)}" for shard in shards], run)
+    if not dataset.urls:
+        raise InvalidInput(f"dataset {dataset.name}: expected at least one usable picture, found none")
+    tables = _embed_shards(lake, model, dataset, run)
     with fetch_model(lake, model) as folder:
         taxonomy = load_model(folder).taxonomy
     held_out = HeldOut(
@@ -183,7 +183,7 @@ def evaluate(lake: Lake, model: str, dataset: str, shards: Sequence[str], run: R
     attributes = every["map"]
     if not attributes:
         raise InvalidInput(
-            f"dataset {dataset}: expected labelled pictures of roles query and candidate for "
+            f"dataset {dataset.name}: expected labelled pictures of roles query and candidate for "
             f"{', '.join(taxonomy.names)}, found none of them together"
         )
     for name in ("untrained", "pixels"):
@@ -192,7 +192,7 @@ def evaluate(lake: Lake, model: str, dataset: str, shards: Sequence[str], run: R
     kinds = ("map", "random", "pixels", "untrained")
     means = {kind: mean_map(attributes, kind) for kind in kinds}
     return {
-        "dataset": dataset,
+        "dataset": dataset.name,
         "attributes": attributes,
         "overall": {
             "query_weighted": {kind: means[kind][0] for kind in kinds},
@@ -209,12 +209,12 @@ class ShardVectors:
     vectors: dict[str, np.ndarray]
 
 
-def embed_shard(lake: Lake, model: str, url: str) -> ShardVectors:
+def embed_shard(lake: Lake, model: str, dataset: Dataset, url: str) -> ShardVectors:
     """Embed a shard's held-out pictures with the model, with the same network untrained, and as pixels."""
     torch.set_num_threads(1)
     with fetch_model(lake, model) as folder:
         loaded = load_model(folder)
-    held_out = load_held_out([url], loaded.taxonomy, loaded.preprocess)
+    held_out = load_held_out(dataset.share([url]), loaded.taxonomy, loaded.preprocess)
     vectors = {
         "map": embed_pixels(loaded.model, held_out.pixels, loaded.preprocess),
         "untrained": embed_pixels(untrained(loaded), held_out.pixels, loaded.preprocess),
@@ -231,10 +231,13 @@ def untrained(loaded: LoadedModel) -> AGMAN:
         return AGMAN(config, len(loaded.taxonomy)).eval()
 
 
-def _embed_shards(lake: Lake, model: str, urls: Sequence[str], run: Run) -> list[ShardVectors]:
-    task = ray.remote(embed_shard)
-    with run.stage("evaluate", len(urls), "shards") as stage:
-        return list(_windowed(lambda url: task.remote(lake, model, url), urls, 2 * num_cpus(), stage.advance))
+def _embed_shards(lake: Lake, model: str, dataset: Dataset, run: Run) -> list[ShardVectors]:
+    task, shared = ray.remote(embed_shard), ray.put(dataset)
+    with run.stage("evaluate", len(dataset.urls), "shards") as stage:
+        made = _windowed(
+            lambda url: task.remote(lake, model, shared, url), dataset.urls, 2 * num_cpus(), stage.advance
+        )
+        return list(made)
 
 
 def _windowed(submit: Any, items: Sequence[str], window: int, advance: Any) -> Iterator[ShardVectors]:

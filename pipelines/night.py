@@ -101,7 +101,7 @@ class Night:
         published = self.published
         if published is not None and published.dataset != self.config.dataset:
             raise InvalidInput(
-                f"lake {self.lake.url}: publishes dataset {published.dataset}, expected {self.config.dataset}; "
+                f"lake {self.lake.url}: publishes {published.dataset}, not {self.config.dataset}; "
                 f"add --dataset {published.dataset} or use another --lake"
             )
         self.model = choose_model(self.lake, self.config.model, published)

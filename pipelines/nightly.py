@@ -6,7 +6,8 @@ Every job of the line is this function stopped at its stage.
 from typing import Literal
 
 from pipelines.cluster import connected
-from pipelines.lake import working_folder
+from pipelines.dataset import Dataset
+from pipelines.lake import shard_tar, working_folder
 from pipelines.night import Night, NightConfig
 from pipelines.publishing import publish_night
 from pipelines.storage.snapshots import Manifest
@@ -34,14 +35,16 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
             return _work(night, until)
 
 
-def build_shards(config: NightConfig, run: Run) -> list[str]:
-    """Shard what the lake does not have yet and return the shards that hold the source's pictures."""
+def build_shards(config: NightConfig, run: Run) -> Dataset:
+    """Shard what the lake does not have yet and return the source's pictures with their labels."""
     with working_folder() as folder:
         night = Night(config, run, folder)
         night.plan()
         with connected():
             night.build_shards()
-        return night.catalog.home_shards()
+        shards = night.catalog.home_shards()
+        urls = tuple(f"{night.lake.url}/{shard_tar(config.dataset, shard)}" for shard in shards)
+        return Dataset(config.dataset, urls, night.catalog.descriptions())
 
 
 def _work(night: Night, until: Until) -> Manifest | None:

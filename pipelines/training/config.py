@@ -21,7 +21,7 @@ class TrainConfig:
     taxonomy: str = "fashionai"
     """`fashionai`, or the path of a JSON file {"attributes": [{"name": …, "values": […]}]}."""
     name: str = "train"
-    """Begins the run's name below runs/; the same settings on the same shards resume what was stopped."""
+    """Begins the run's name below runs/; the same settings on the same pictures resume what was stopped."""
     shards: ShardOptions = field(default_factory=ShardOptions)
     """How pictures become tars."""
     network: ModelConfig = field(default_factory=ModelConfig)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from agman.errors import AgmanError, InvalidInput
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines.cluster import is_remote, num_cpus, num_gpus
+from pipelines.dataset import Dataset
 from pipelines.evaluation import HeldOut, load_held_out
-from pipelines.lake import Lake, shard_tar, short_digest
+from pipelines.lake import Lake, short_digest
 from pipelines.models import import_model
 from pipelines.telemetry import Run
 from pipelines.training.board import Board, watching
@@ -43,12 +43,12 @@ class Trained:
     """Query-weighted, of the checkpoint that was kept."""
 
 
-def train(config: TrainConfig, shards: Sequence[str], taxonomy: Taxonomy, run: Run) -> Trained:
+def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -> Trained:
     """Train, and publish the checkpoint with the best validation MAP as a model of the lake.
 
     Args:
         config: see `TrainConfig`.
-        shards: names of the dataset's shards.
+        dataset: tars with roles and labels.
         taxonomy: attributes and values to learn.
         run: told the progress.
 
@@ -56,24 +56,23 @@ def train(config: TrainConfig, shards: Sequence[str], taxonomy: Taxonomy, run: R
         InvalidInput: if there is nothing to learn from.
     """
     lake = Lake(config.lake)
-    num_workers = min(config.num_workers, len(shards))
+    num_workers = min(config.num_workers, len(dataset.urls))
     _check_size(config, num_workers)
     if num_workers < config.num_workers:
-        run.say(f"  {len(shards)} shards feed {num_workers} workers, not {config.num_workers}")
-    urls = tuple(f"{lake.url}/{shard_tar(config.dataset, shard)}" for shard in shards)
+        run.say(f"  {len(dataset.urls)} shards feed {num_workers} workers, not {config.num_workers}")
     board = ray.remote(Board).options(num_cpus=0).remote()
     task = WorkerTask(
         config=config,
-        urls=urls,
+        dataset=ray.put(dataset),
         taxonomy=taxonomy,
-        held_out=ray.put(_validation(config, urls, taxonomy)),
+        held_out=ray.put(_validation(config, dataset, taxonomy)),
         board=board,
         started=time.time(),
         time_limit_s=60 * config.max_minutes,
     )
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run):
         try:
-            result = _ray_trainer(config, lake, task, num_workers).fit()
+            result = _ray_trainer(config, lake, run_name(config, dataset), task, num_workers).fit()
         except TrainingFailedError as error:
             raise _own_error(error) from error
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
@@ -119,15 +118,17 @@ def _own_error(error: TrainingFailedError) -> Exception:
     return error
 
 
-def run_name(config: TrainConfig, urls: Sequence[str]) -> str:
-    """Return the folder of a training below runs/: another config or other shards are another training.
+def run_name(config: TrainConfig, dataset: Dataset) -> str:
+    """Return a training's folder below runs/: another config, other pictures or labels are another one.
 
     How long it trains is left out, so that a finished one can be trained on.
     """
     settings = {
         name: value for name, value in asdict(config).items() if name not in ("lake", "steps", "max_minutes")
     }
-    return f"{config.name}-{short_digest([settings, sorted(url.rsplit('/', 1)[-1] for url in urls)])[:8]}"
+    shards = sorted(url.rsplit("/", 1)[-1] for url in dataset.urls)
+    described = {sha256: [about.role, about.labels] for sha256, about in dataset.described.items()}
+    return f"{config.name}-{short_digest([settings, shards, described])[:8]}"
 
 
 def _storage(lake: Lake) -> dict[str, Any]:
@@ -138,8 +139,10 @@ def _storage(lake: Lake) -> dict[str, Any]:
     return {"storage_path": f"{lake.url.removeprefix('s3://')}/runs", "storage_filesystem": filesystem}
 
 
-def _validation(config: TrainConfig, urls: Sequence[str], taxonomy: Taxonomy) -> HeldOut:
-    held_out = load_held_out(urls, taxonomy, config.preprocess, roles=("valid",), limit=VALIDATION_PICTURES)
+def _validation(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> HeldOut:
+    held_out = load_held_out(
+        dataset, taxonomy, config.preprocess, roles=("valid",), limit=VALIDATION_PICTURES
+    )
     labelled = np.any(np.concatenate(held_out.values, axis=1), axis=1)
     if not labelled[held_out.is_query].any() or not labelled[~held_out.is_query].any():
         raise InvalidInput(
@@ -150,7 +153,9 @@ def _validation(config: TrainConfig, urls: Sequence[str], taxonomy: Taxonomy) ->
     return held_out
 
 
-def _ray_trainer(config: TrainConfig, lake: Lake, task: WorkerTask, num_workers: int) -> TorchTrainer:
+def _ray_trainer(
+    config: TrainConfig, lake: Lake, name: str, task: WorkerTask, num_workers: int
+) -> TorchTrainer:
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
     return TorchTrainer(
         train_worker,
@@ -160,7 +165,7 @@ def _ray_trainer(config: TrainConfig, lake: Lake, task: WorkerTask, num_workers:
             num_workers=num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=run_name(config, task.urls),
+            name=name,
             **_storage(lake),
             failure_config=FailureConfig(max_failures=RESTARTS),
             # The best by validation, and beside it always the last, which a resumed run goes on from.

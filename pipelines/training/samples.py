@@ -17,7 +17,7 @@ from agman.errors import BadSample, InvalidInput
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, read_pixels
 from agman.triplets import TripletBuffer, Triplets
-from pipelines.shards.read import stream_samples
+from pipelines.dataset import Dataset
 
 SHUFFLE_SAMPLES = 1000
 Labels = dict[int, list[int]]
@@ -27,12 +27,12 @@ class SamplePool:
     """Decoded pictures by slot, with the triplet buffer over their labels."""
 
     def __init__(
-        self, urls: Sequence[str], taxonomy: Taxonomy, preprocess: Preprocess, *, capacity: int, seed: int
+        self, dataset: Dataset, taxonomy: Taxonomy, preprocess: Preprocess, *, capacity: int, seed: int
     ) -> None:
         """Fill the pool from tars.
 
         Args:
-            urls: this worker's tars.
+            dataset: this worker's share.
             taxonomy: labels that it does not know are counted and left out.
             preprocess: how pictures are read.
             capacity: most pictures held: 3 x image_size² bytes each.
@@ -50,7 +50,7 @@ class SamplePool:
         self._pixels: list[Tensor] = []
         self._labels: list[Labels] = []
         self._num_replaced = 0
-        first = _labelled(stream_samples(urls), self)
+        first = _labelled(dataset.samples(), self)
         for pixels, labels in first:
             self.buffer.add(len(self._pixels), labels)
             self._pixels.append(pixels)
@@ -59,11 +59,11 @@ class SamplePool:
                 break
         if not self._pixels:
             raise InvalidInput(
-                f"{len(urls)} shards: expected pictures of role train labelled with "
+                f"{len(dataset.urls)} shards: expected pictures of role train labelled with "
                 f"{', '.join(taxonomy.names)}, found none; do the source's labels use these names?"
             )
         # A pool that was not filled holds the whole share: nothing ever needs to flow.
-        self._fresh = self._endless(urls) if len(self._pixels) == capacity else None
+        self._fresh = self._endless(dataset) if len(self._pixels) == capacity else None
 
     def __len__(self) -> int:
         """Return the number of pictures held."""
@@ -102,11 +102,11 @@ class SamplePool:
         self.refresh(state["num_replaced"] - self._num_replaced)
         self.buffer.load_state_dict(state["buffer"])
 
-    def _endless(self, urls: Sequence[str]) -> Iterator[tuple[Tensor, Labels]]:
+    def _endless(self, dataset: Dataset) -> Iterator[tuple[Tensor, Labels]]:
         for epoch in count():
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(urls))
-            stream = stream_samples([urls[i] for i in order], shuffle=SHUFFLE_SAMPLES, seed=self.seed + epoch)
-            yield from _labelled(stream, self)
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(dataset.urls))
+            shuffled = dataset.share([dataset.urls[i] for i in order])
+            yield from _labelled(shuffled.samples(shuffle=SHUFFLE_SAMPLES, seed=self.seed + epoch), self)
 
 
 def _labelled(stream: Iterator[Any], pool: SamplePool) -> Iterator[tuple[Tensor, Labels]]:

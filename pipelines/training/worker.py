@@ -19,6 +19,7 @@ from agman.model import AGMAN
 from agman.taxonomy import Taxonomy
 from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, index_triplets
 from agman.transforms import augment, normalise
+from pipelines.dataset import Dataset
 from pipelines.evaluation import HeldOut, validate
 from pipelines.shards.read import pick_worker_shards
 from pipelines.training.config import TrainConfig
@@ -33,8 +34,8 @@ class WorkerTask:
     """What the driver gives every worker."""
 
     config: TrainConfig
-    urls: tuple[str, ...]
-    """All tars; each worker takes its share."""
+    dataset: Any
+    """Reference to the `Dataset`; each worker takes its share of the tars."""
     taxonomy: Taxonomy
     held_out: Any
     """Reference to the validation pictures."""
@@ -81,8 +82,9 @@ class Worker:
         module: torch.nn.Module = TrainingStep(self.model, config.optimisation)
         module = ray.train.torch.prepare_model(module, move_to_device=True)
         self.trainer = Trainer(module, config.optimisation, config.steps)
+        dataset: Dataset = ray.get(task.dataset)
         self.pool = SamplePool(
-            pick_worker_shards(task.urls, self.rank, self.world),
+            dataset.share(pick_worker_shards(dataset.urls, self.rank, self.world)),
             task.taxonomy,
             config.preprocess,
             capacity=config.buffer_samples,
