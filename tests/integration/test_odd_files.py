@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from pipelines.embedding import EmbedOptions
 from pipelines.lake import Lake
 from pipelines.night import NightConfig
 from pipelines.nightly import run_night
-from pipelines.quality import GateOptions
 from pipelines.search import open_searcher
 from pipelines.sources.drawing import draw_jpeg
 from pipelines.storage.snapshots import Manifest
@@ -93,7 +91,6 @@ def published(
         source=str(folder),
         model=str(tiny_model),
         embed=EmbedOptions(num_workers=1),
-        gates=GateOptions(max_quarantined=0.5),
     )
     manifest = run_night(config, Run("nightly", config, lake))
     assert manifest is not None
@@ -152,11 +149,10 @@ def test_a_new_broken_picture_is_published_although_the_catalog_stays(
     config = NightConfig(lake=lake.url, source=str(pictures), model=str(tiny_model))
     first = run_night(config, Run("nightly", config, lake))
     (pictures / "cut.jpg").write_bytes(draw_jpeg("cut", 0, size=48)[:200])
-    loose = replace(config, gates=GateOptions(max_quarantined=0.5))
-    second = run_night(loose, Run("nightly", loose, lake))
+    second = run_night(config, Run("nightly", config, lake))
     assert second is not None
     assert first is not None
     assert second.parent == first.id
     assert second.counts["quarantined"] == 1
     assert second.counts["reused"] == 4
-    assert run_night(loose, Run("nightly", loose, lake)) is None
+    assert run_night(config, Run("nightly", config, lake)) is None

@@ -52,10 +52,17 @@ def test_one_record_lost_or_made_up_fails(name: str, by: int) -> None:
 
 
 def test_too_much_quarantine_fails() -> None:
-    counts = {"input": 100, "embedded": 75, "reused": 0, "quarantined": 25}
+    counts = {"input": 1000, "embedded": 750, "reused": 0, "quarantined": 250}
     failed = [gate for gate in count_gates(counts, 0, GateOptions()) if not gate.passed]
     assert [(gate.name, gate.found) for gate in failed] == [("quarantined share", 0.25)]
     assert all(gate.passed for gate in count_gates(counts, 0, GateOptions(max_quarantined=0.25)))
+
+
+def test_a_few_broken_pictures_never_stop_a_night() -> None:
+    counts = {"input": 11, "embedded": 7, "reused": 0, "quarantined": 4}
+    assert all(gate.passed for gate in count_gates(counts, 0, GateOptions()))
+    strict = count_gates(counts, 0, GateOptions(min_quarantined=4))
+    assert [gate.name for gate in strict if not gate.passed] == ["quarantined share"]
 
 
 def test_a_picture_embedded_twice_fails() -> None:
@@ -137,6 +144,8 @@ def test_an_index_with_too_small_a_search_fails(small_lake: Any, parts: list[Par
 
 def test_failed_gates_are_named_with_their_figures() -> None:
     gates = count_gates({**COUNTS, "embedded": 1}, 2, GateOptions())
-    with pytest.raises(GateFailed, match=r"2 of 3 .* reconciliation: expected == 100, found 41; no picture"):
-        check_gates(gates)
-    check_gates([gate for gate in gates if gate.passed])
+    with pytest.raises(
+        GateFailed, match=r"2 of 3 .* reconciliation: expected == 100, found 41; no picture.*see report.html"
+    ):
+        check_gates(gates, "report.html")
+    check_gates([gate for gate in gates if gate.passed], "report.html")

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipelines.dataset import Dataset, Description
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, shard_index, shard_tar
 from pipelines.scheduling import Receipt, Unit
@@ -97,7 +98,7 @@ def test_a_picture_under_two_keys_is_packed_once(lake: Lake, records: list[Sourc
     with tarfile.open(fileobj=io.BytesIO(lake.store.read(shard_tar("shop", made.unit)).body)) as tar:
         assert len(tar.getmembers()) == 2 * len(records)
     assert made.files[0].num_rows == len(records)
-    assert made.counts == {"input": 6, "ok": 6, "quarantined": 0}
+    assert made.counts == {"input": 6, "ok": 6, "quarantined": 0, "passing": 0}
 
 
 def test_bad_pictures_cost_their_row_alone(
@@ -121,7 +122,7 @@ def test_bad_pictures_cost_their_row_alone(
         key: key for key in (*bad, "missing", "forbidden_uri")
     }
     assert all(row["error"] for row in rows.values() if row["status"] == "quarantined")
-    assert made.counts == {"input": 11, "ok": 5, "quarantined": 6}
+    assert made.counts == {"input": 11, "ok": 5, "quarantined": 6, "passing": 1}
     with tarfile.open(fileobj=io.BytesIO(lake.store.read(shard_tar("shop", made.unit)).body)) as tar:
         assert len(tar.getmembers()) == 2 * len(records)
 
@@ -317,3 +318,27 @@ def test_a_unit_survives_the_way_to_a_worker(records: list[SourceRecord]) -> Non
     (unit,) = plan_shards("shop", records, OPTIONS)
     assert isinstance(unit, Unit)
     assert pickle.loads(pickle.dumps(unit)) == unit
+
+
+def test_a_shard_made_in_an_outage_is_planned_under_another_name(records: list[SourceRecord]) -> None:
+    first = next(plan_shards("shop", records, OPTIONS))
+    again = next(plan_shards("shop", records, OPTIONS, is_passing=lambda unit: unit.name == first.name))
+    assert again.name != first.name
+    assert again.payload == first.payload
+    assert again == next(
+        plan_shards("shop", records, OPTIONS, is_passing=lambda unit: unit.name == first.name)
+    )
+
+
+def test_a_dataset_gives_the_labels_of_now(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    url = f"{lake.url}/{shard_tar('shop', made.unit)}"
+    before = list(stream_samples([url]))
+    described = {before[1].sha256: Description("query", {"neck_design": ["turtle"]})}
+    (found,) = Dataset("shop", (url,), described).samples()
+    assert (found.sha256, found.role, found.labels) == (
+        before[1].sha256,
+        "query",
+        {"neck_design": ["turtle"]},
+    )
+    assert found.encoded == before[1].encoded
