@@ -89,7 +89,10 @@ SEARCH = "search.py --lake {lake} --attribute skirt_length"
 MISTAKES = {
     "source has another path": ("build_shards.py --lake {new} --source {folder}/empti", "did you mean"),
     "source is empty": ("build_shards.py --lake {new} --source {folder}/empty", "at least one picture"),
-    "source has no key": ("embed_catalog.py --lake {lake} --source {folder}/table.csv", "columns key and uri"),
+    "source has no key": (
+        "embed_catalog.py --lake {lake} --source {folder}/table.csv",
+        "columns key and uri",
+    ),
     "model is not there": (
         "build_index.py --lake {lake} --source {small} --model ffff",
         "begins with 'ffff'",
