@@ -144,7 +144,7 @@ class Worker:
 
     def _batch(self) -> TrainingBatch:
         config, pool = self.task.config, self.pool
-        drawn = pool.buffer.draw(config.triplets_per_step)
+        drawn = pool.draw(config.triplets_per_step)
         slots, image_index, attribute, triplets = index_triplets(drawn)
         labels = pool.labels(slots)
         value = np.zeros(0, np.int64)
