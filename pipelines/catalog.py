@@ -286,13 +286,16 @@ class Catalog:
         """Return the shards that tonight's pictures are read from, embedded or not, sorted."""
         return sorted(self._names("select distinct shard from homes"))
 
-    def descriptions(self) -> dict[str, Description]:
-        """Return what the source says of each live picture; of one under two keys, the first key's."""
+    def descriptions(self) -> dict[str, tuple[Description, ...]]:
+        """Return what the source says of each live picture: each different use once, in the order of keys."""
         rows = self._all(
             """select l.sha256, s.role, s.labels from live l join source s using (key)
-            qualify row_number() over (partition by l.sha256 order by s.key) = 1"""
+            group by all order by l.sha256, min(s.key)"""
         )
-        return {sha256: Description(role, dict(labels or {})) for sha256, role, labels in rows}
+        uses: dict[str, list[Description]] = {}
+        for sha256, role, labels in rows:
+            uses.setdefault(sha256, []).append(Description(role, dict(labels or {})))
+        return {sha256: tuple(found) for sha256, found in uses.items()}
 
     def live_shards(self) -> list[str]:
         """Return the shards that hold a live picture, sorted."""

@@ -5,17 +5,33 @@ leave; so the catalog of tonight decides who takes part and what is shown.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from agman.taxonomy import Taxonomy
 from pipelines.shards.read import Sample, stream_samples
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the catalog says of a picture."""
+    """What the catalog says of a picture: one use of it."""
 
     role: str
     labels: dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTriplets:
+    """Triplets that a data set fixes instead of labels, as Zappos50k does."""
+
+    pictures: tuple[str, ...]
+    """The sha256 of the P pictures that take part."""
+    attribute: NDArray[np.int64]
+    """[T], positions in the data set's taxonomy."""
+    rows: NDArray[np.int64]
+    """[T, 3], positions in `pictures`: anchor, positive, negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +41,20 @@ class Dataset:
     name: str
     urls: tuple[str, ...]
     """The tars that hold them: local paths or s3:// URLs."""
-    described: dict[str, Description]
-    """By sha256; a picture of the tars that is not here is not in the source any more."""
+    described: dict[str, tuple[Description, ...]]
+    """By sha256, each different use once: a picture may ask under one attribute and stand as a candidate under
+    another. A picture of the tars that is not here is not in the source any more."""
+    taxonomy: Taxonomy | None = None
+    """The data set's own attributes, where its files name them."""
+    triplets: dict[str, ListedTriplets] = field(default_factory=dict)
+    """By split (train, valid, test), where the data set lists triplets."""
 
     def share(self, urls: Sequence[str]) -> "Dataset":
         """Return the part of the dataset that lies in some of its tars."""
         return replace(self, urls=tuple(urls))
 
     def samples(self, *, shuffle: int = 0, seed: int = 0) -> Iterator[Sample]:
-        """Stream the pictures with their roles and labels of now; see `stream_samples`."""
+        """Stream the pictures once for each use, with its role and labels; see `stream_samples`."""
         for sample in stream_samples(self.urls, shuffle=shuffle, seed=seed):
-            known = self.described.get(sample.sha256)
-            if known is not None:
-                yield replace(sample, role=known.role, labels=known.labels)
+            for use in self.described.get(sample.sha256, ()):
+                yield replace(sample, role=use.role, labels=use.labels)

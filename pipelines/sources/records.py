@@ -5,8 +5,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
-ROLES = ("train", "valid", "test", "query", "candidate")
-"""What a picture is for in an experiment; a plain catalog has none."""
+ROLES = ("train", "valid", "valid_query", "valid_candidate", "test", "query", "candidate")
+"""What a picture is for in an experiment; a plain catalog has none. `query` and `candidate` are the test's;
+`valid` leaves open who asks whom; `test` is held out and in no list."""
 
 LABELS = pa.map_(pa.string(), pa.list_(pa.string()))
 """Attribute -> value names. A list, because DeepFashion's pictures carry several values of one attribute."""

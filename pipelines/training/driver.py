@@ -127,7 +127,9 @@ def run_name(config: TrainConfig, dataset: Dataset) -> str:
         name: value for name, value in asdict(config).items() if name not in ("lake", "steps", "max_minutes")
     }
     shards = sorted(url.rsplit("/", 1)[-1] for url in dataset.urls)
-    described = {sha256: [about.role, about.labels] for sha256, about in dataset.described.items()}
+    described = {
+        sha256: [[use.role, use.labels] for use in uses] for sha256, uses in dataset.described.items()
+    }
     return f"{config.name}-{short_digest([settings, shards, described])[:8]}"
 
 

@@ -334,7 +334,7 @@ def test_a_dataset_gives_the_labels_of_now(lake: Lake, records: list[SourceRecor
     made = write(lake, records)
     url = f"{lake.url}/{shard_tar('shop', made.unit)}"
     before = list(stream_samples([url]))
-    described = {before[1].sha256: Description("query", {"neck_design": ["turtle"]})}
+    described = {before[1].sha256: (Description("query", {"neck_design": ["turtle"]}),)}
     (found,) = Dataset("shop", (url,), described).samples()
     assert (found.sha256, found.role, found.labels) == (
         before[1].sha256,
