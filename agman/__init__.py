@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agman.checkpoint import load_model, load_published
     from agman.embedder import Embedder
-    from agman.model import AGMAN, ModelConfig
+    from agman.model import AGMAN, ModelConfig, Network
+    from agman.networks import build_network
     from agman.taxonomy import FASHIONAI, Taxonomy
 
-__all__ = ["AGMAN", "FASHIONAI", "Embedder", "ModelConfig", "Taxonomy", "load_model", "load_published"]
+__all__ = [
+    "AGMAN", "FASHIONAI", "Embedder", "ModelConfig", "Network", "Taxonomy", "build_network", "load_model",
+    "load_published",
+]  # fmt: skip
 
 _HOME = {
     "AGMAN": "agman.model",
     "FASHIONAI": "agman.taxonomy",
     "Embedder": "agman.embedder",
     "ModelConfig": "agman.model",
+    "Network": "agman.model",
     "Taxonomy": "agman.taxonomy",
+    "build_network": "agman.networks",
     "load_model": "agman.checkpoint",
     "load_published": "agman.checkpoint",
 }

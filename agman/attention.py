@@ -1,6 +1,7 @@
 """The head: one attribute looks at an image's features and returns a unit vector."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,18 +36,18 @@ class SpatialAttention(nn.Module):
 class AttributeHead(nn.Module):
     """Everything above the trunk's two levels; names are those of the published checkpoints."""
 
-    def __init__(self, level_width: int, embedding_dim: int, num_attributes: int) -> None:
+    def __init__(self, input_width: int, embedding_dim: int, num_attributes: int) -> None:
         """Build the layers.
 
         Args:
-            level_width: channels C3 of level 3 and of the local features.
+            input_width: channels of all levels that the head reads, together.
             embedding_dim: D, the width of everything in the head.
             num_attributes: A, rows of the two embedding tables.
         """
         super().__init__()
         self.attr_embedding = nn.Embedding(num_attributes, embedding_dim)
         self.attr_transform1 = nn.Linear(embedding_dim, embedding_dim)
-        self.conv1 = nn.Conv2d(2 * level_width, embedding_dim, kernel_size=1)
+        self.conv1 = nn.Conv2d(input_width, embedding_dim, kernel_size=1)
         self.img_bn1 = nn.BatchNorm2d(embedding_dim)
         self.sa = SpatialAttention()
         self.attr_transform2 = nn.Linear(embedding_dim, embedding_dim)
@@ -59,19 +60,18 @@ class AttributeHead(nn.Module):
         with torch.no_grad():
             self.masks.weight.copy_(initial_masks(num_attributes, embedding_dim))
 
-    def attend(self, level3: Tensor, local: Tensor, image_index: Tensor, attribute_index: Tensor) -> Embedded:
+    def attend(self, levels: Sequence[Tensor], image_index: Tensor, attribute_index: Tensor) -> Embedded:
         """Embed N pairs of an image and an attribute.
 
         Args:
-            level3: [B, C3, H, W].
-            local: [B, C3, H, W].
+            levels: each [B, C, H, W]; published: level 3 and the local features.
             image_index: [N] int64, positions in the batch.
             attribute_index: [N] int64, positions in the taxonomy.
 
         Returns:
             Embeddings [N, D] and attention [N, H, W].
         """
-        features = self.conv1(self.w * torch.cat([level3, local], dim=1))
+        features = self.conv1(self.w * torch.cat(list(levels), dim=1))
         keys = torch.tanh(self.img_bn1(features))
         question = self.attr_embedding(attribute_index)
         # index_select, not indexing: its backward adds in a fixed order on a CPU, so runs repeat bitwise.

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agman.errors import CheckpointMismatch, InvalidInput
-from agman.model import AGMAN, ModelConfig
-from agman.taxonomy import Attribute, Taxonomy
+from agman.model import AGMAN, ModelConfig, Network
+from agman.networks import build_network
+from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess
 
 WEIGHTS = "weights.safetensors"
@@ -40,7 +41,7 @@ _NUMPY_SCALAR: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 class LoadedModel(NamedTuple):
     """A model in eval mode on the CPU, with everything that decides its embeddings."""
 
-    model: AGMAN
+    model: Network
     """The network with its weights."""
     taxonomy: Taxonomy
     """The attributes, in the order of the network's tables."""
@@ -72,7 +73,7 @@ def model_digest(weights: Mapping[str, Tensor], taxonomy: Taxonomy, preprocess: 
 
 
 def save_model(
-    model: AGMAN,
+    model: Network,
     taxonomy: Taxonomy,
     preprocess: Preprocess,
     folder: str | Path,
@@ -136,48 +137,38 @@ def load_model(folder: str | Path) -> LoadedModel:
         weights = load_file(folder / WEIGHTS)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointMismatch(f"{folder} cannot be read: {error!r}") from error
-    model = _assemble(config, len(taxonomy), weights, str(folder / WEIGHTS))
+    model = _assemble(config, len(taxonomy), weights, folder / WEIGHTS)
     digest = model_digest(weights, taxonomy, preprocess)
     if digest != named:
         raise CheckpointMismatch(f"{folder}: {CONFIG} names digest {named}, its files give {digest}")
     return LoadedModel(model, taxonomy, preprocess, digest)
 
 
-def load_published(
-    path: str | Path,
-    *,
-    taxonomy: Taxonomy | None = None,
-    preprocess: Preprocess | None = None,
-    trunk: str = "resnet50",
-) -> LoadedModel:
+def load_published(path: str | Path, *, trunk: str = "resnet50") -> AGMAN:
     """Read a checkpoint of the authors' code, `{"epoch", "state_dict", "prec"}`.
 
     Nothing in the file is executed: it is unpickled with torch's restricted reader.
 
     Args:
         path: the .pth.tar file.
-        taxonomy: its attributes, in order; attribute_0, attribute_1, ... if left out.
-        preprocess: the published one if left out: 224 pixels, ImageNet normalisation.
         trunk: the ResNet it was trained with.
+
+    Returns:
+        The network in eval mode on the CPU, with as many attributes as the file has masks.
 
     Raises:
         InvalidInput: if there is no such file.
         CheckpointMismatch: if it is no such checkpoint; the message names the first wrong tensor.
     """
     weights = _published_weights(Path(path))
-    if "masks.weight" not in weights or weights["masks.weight"].ndim != 2:
-        raise CheckpointMismatch(f"{path}: masks.weight expected [attributes, dimensions], found none")
-    num_attributes, embedding_dim = weights["masks.weight"].shape
-    if taxonomy is None:
-        taxonomy = Taxonomy(tuple(Attribute(f"attribute_{i}", ("unknown",)) for i in range(num_attributes)))
-    if len(taxonomy) != num_attributes:
-        raise CheckpointMismatch(
-            f"{path}: masks.weight expected {len(taxonomy)} rows for the taxonomy, found {num_attributes}"
-        )
-    config = ModelConfig(trunk=trunk, embedding_dim=embedding_dim)
-    model = _assemble(config, num_attributes, weights, str(path))
-    preprocess = preprocess or Preprocess()
-    return LoadedModel(model, taxonomy, preprocess, model_digest(model.state_dict(), taxonomy, preprocess))
+    masks = weights.get("masks.weight")
+    if masks is None or masks.ndim != 2:
+        found = "nothing" if masks is None else tuple(masks.shape)
+        raise CheckpointMismatch(f"{path}: masks.weight expected [attributes, dimensions], found {found}")
+    num_attributes, embedding_dim = masks.shape
+    model = _assemble(ModelConfig(trunk=trunk, embedding_dim=embedding_dim), num_attributes, weights, path)
+    assert isinstance(model, AGMAN)
+    return model
 
 
 def _published_weights(path: Path) -> dict[str, Tensor]:
@@ -196,10 +187,12 @@ def _published_weights(path: Path) -> dict[str, Tensor]:
     return {names[n]: t for n, t in state.items() if not names[n].startswith("backbonenet.fc.")}
 
 
-def _assemble(config: ModelConfig, num_attributes: int, weights: Mapping[str, Tensor], source: str) -> AGMAN:
+def _assemble(
+    config: ModelConfig, num_attributes: int, weights: Mapping[str, Tensor], source: str | Path
+) -> Network:
     """Put verified tensors into a network that was never initialised."""
     with torch.device("meta"):
-        model = AGMAN(config, num_attributes)
+        model = build_network(config, num_attributes)
     expected = model.state_dict()
     for name, tensor in expected.items():
         _check_tensor(name, tensor, weights.get(name), source)
@@ -212,7 +205,7 @@ def _assemble(config: ModelConfig, num_attributes: int, weights: Mapping[str, Te
     return model.eval()
 
 
-def _check_tensor(name: str, expected: Tensor, found: Tensor | None, source: str) -> None:
+def _check_tensor(name: str, expected: Tensor, found: Tensor | None, source: str | Path) -> None:
     if found is None:
         if name.endswith("num_batches_tracked"):
             return

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agman.model import AGMAN, ModelConfig
+from agman.model import AGMAN, ModelConfig, Network
 
 GOLDEN = Path(__file__).parent / "golden" / "agman_golden_8.npz"
 
@@ -41,10 +41,23 @@ def golden_tensor(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return noise * (2 / tensor[0].numel()) ** 0.5
 
 
-def fill(model: AGMAN) -> AGMAN:
+def fill(model: Network) -> Network:
     """Seeded weights of trained scale, batch norms far from the identity, in eval mode."""
     model.load_state_dict({name: golden_tensor(name, t) for name, t in model.state_dict().items()})
     return model.eval()
+
+
+@torch.inference_mode()
+def plainly(model: Network, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed pictures one attribute after the other: embeddings [B, A, D] and attention [B, A, H, W]."""
+    pairs = [
+        model(images, torch.full((images.shape[0],), attribute)) for attribute in range(model.num_attributes)
+    ]
+    return torch.stack([p.embedding for p in pairs], 1), torch.stack([p.attention for p in pairs], 1)
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.fixture(scope="session")

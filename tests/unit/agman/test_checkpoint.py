@@ -101,18 +101,17 @@ def test_taxonomy_must_fit_the_network(small_model: AGMAN, tmp_path: Path) -> No
 
 def test_published_checkpoint(small_model: AGMAN, tmp_path: Path) -> None:
     path = published(small_model, tmp_path / "model_best.pth.tar")
-    loaded = load_published(path, taxonomy=TAXONOMY, trunk="resnet18")
+    loaded = load_published(path, trunk="resnet18")
+    assert loaded.num_attributes == 3
+    assert not loaded.training
     for name, tensor in small_model.state_dict().items():
-        assert torch.equal(loaded.model.state_dict()[name], tensor)
-    assert load_published(path, trunk="resnet18").taxonomy.names == (
-        "attribute_0",
-        "attribute_1",
-        "attribute_2",
-    )
-    with pytest.raises(CheckpointMismatch, match="expected 8 rows for the taxonomy, found 3"):
-        load_published(path, taxonomy=FASHIONAI, trunk="resnet18")
+        assert torch.equal(loaded.state_dict()[name], tensor)
     with pytest.raises(CheckpointMismatch, match=r"attr_transform1|conv1\.weight"):
-        load_published(path, taxonomy=TAXONOMY)
+        load_published(path)
+    without = published(small_model, path)
+    torch.save({"epoch": 3, "state_dict": {}, "prec": 1.0}, without)
+    with pytest.raises(CheckpointMismatch, match=r"masks\.weight expected .* found nothing"):
+        load_published(without)
 
 
 class Sly:

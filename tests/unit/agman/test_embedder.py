@@ -5,18 +5,7 @@ from agman.embedder import Embedder, native_dtype
 from agman.errors import InvalidInput
 from agman.model import AGMAN
 
-
-@torch.inference_mode()
-def plainly(model: AGMAN, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One attribute after the other."""
-    pairs = [
-        model(images, torch.full((images.shape[0],), attribute)) for attribute in range(model.num_attributes)
-    ]
-    return torch.stack([p.embedding for p in pairs], 1), torch.stack([p.attention for p in pairs], 1)
-
-
-def pictures(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(4))
+from .conftest import pictures, plainly
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 224), (32, 32)])
