@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from agman.embedder import native_dtype
 from agman.errors import CheckpointMismatch, InvalidInput
@@ -23,7 +24,7 @@ from agman.losses import (
     type_loss,
     violating_share,
 )
-from agman.model import AGMAN
+from agman.model import Network
 from agman.triplets import Triplets
 
 _PAPER_DECAY = 0.9
@@ -43,8 +44,11 @@ class TrainerConfig:
     """Of the contrastive loss: the cosine difference that changes an odds ratio by e."""
     margin: float = 0.2
     """Cosine by which a positive must be nearer than a negative."""
+    classification: bool = True
+    """Whether naming the attributes of a picture is learned too; False leaves the embedding loss alone."""
     weighting: Literal["paper", "learned"] = "paper"
-    """Triplet against type loss: equal, as published, or by learned uncertainty."""
+    """Triplet against type loss: equal, as published, or by learned uncertainty. Under `paper` each picture
+    of a drawn triplet is to be named by the drawn attribute alone; else by all that it is labelled with."""
     lr: float = 1e-4
     """Adam's step size at its height."""
     weight_decay: float = 0.0
@@ -74,7 +78,7 @@ class TrainerConfig:
 
 
 class TrainingBatch(NamedTuple):
-    """B pictures and N (picture, attribute) rows over them."""
+    """B pictures and N different (picture, attribute) pairs of them, each embedded once."""
 
     images: Tensor
     """[B, 3, H, W] normalised."""
@@ -82,62 +86,65 @@ class TrainingBatch(NamedTuple):
     """[N] int64 in [0, B)."""
     attribute: Tensor
     """[N] int64."""
-    value: Tensor
-    """[N] int64 within the attribute; read under `batch` sampling alone, else of any length."""
     targets: Tensor
-    """[B, A] in {0, 1}: all attributes each picture is labelled with. The published target is the drawn one
-    alone: the same where pictures have one attribute, contradictory where they have several."""
-    triplets: Tensor | None
-    """[T, 3] rows of anchor, positive, negative under `paper` sampling; None under `batch`."""
+    """[B, A] in {0, 1}: all attributes each picture is labelled with."""
+    triplets: Tensor | None = None
+    """[T, 3] pairs of anchor, positive, negative under `paper` sampling; None under `batch`."""
+    shown: Tensor | None = None
+    """[M, 2] pairs with a value that each shows, under `batch` sampling; None under `paper`."""
 
 
 class TrainingStep(nn.Module):
     """Network, losses and their weights behind one forward call, which a distributed wrapper needs."""
 
-    def __init__(self, model: AGMAN, config: TrainerConfig) -> None:
+    def __init__(self, model: Network, config: TrainerConfig) -> None:
         """Keep the model; it is trained in place, and its convolutions move to channels-last."""
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.config = config
-        self.weighting = LearnedWeighting() if config.weighting == "learned" else PaperWeighting()
+        # Weights that nothing uses would get no gradient, and distributed training would wait for it.
+        learned = config.weighting == "learned" and config.classification
+        self.weighting = LearnedWeighting() if learned else PaperWeighting()
+        if not config.classification:
+            self.model.freeze_type_classifier()
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and detached scalars: loss, triplet, type, violating (share of triplets)."""
+        """Return the loss and detached scalars: loss, triplet, violating (a share), and type if learned."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         # The losses stay outside: cosines in bfloat16 are 0.004 apart, a fiftieth of the margin.
         with torch.autocast(images.device.type, torch.bfloat16, enabled=is_mixed(self.config, images.device)):
             features = self.model.features(images)
             embedded = self.model.embed(features, batch.image_index, batch.attribute).embedding
-            logits = self.model.type_logits(features)
+            logits = self.model.type_logits(features) if self.config.classification else None
         triplet, violating = self._triplet(embedded.float(), batch)
-        classification = type_loss(logits.float(), batch.targets)
-        loss: Tensor = self.weighting(triplet, classification)
-        figures = {"loss": loss, "triplet": triplet, "type": classification, "violating": violating}
-        return loss, {name: figure.detach() for name, figure in figures.items()}
+        figures = {"loss": triplet, "triplet": triplet, "violating": violating}
+        if logits is not None:
+            figures["type"] = self._type(logits.float(), batch)
+            figures["loss"] = self.weighting(triplet, figures["type"])
+        return figures["loss"], {name: figure.detach() for name, figure in figures.items()}
 
     def _triplet(self, embedded: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         config = self.config
-        if batch.triplets is None and config.loss == "contrastive":
-            return contrastive_loss(
-                embedded,
-                batch.attribute,
-                batch.value,
-                batch.image_index,
-                temperature=config.temperature,
-            )
-        if batch.triplets is None:
-            return batch_triplet_loss(
-                embedded,
-                batch.attribute,
-                batch.value,
-                batch.image_index,
-                margin=config.margin,
-                mining=config.mining,
-            )
         # index_select, not indexing: its backward adds in a fixed order on a CPU, so runs repeat bitwise.
-        anchor, positive, negative = (embedded.index_select(0, rows) for rows in batch.triplets.unbind(1))
-        loss = triplet_loss(anchor, positive, negative, config.margin)
-        return loss, violating_share(anchor, positive, negative, config.margin)
+        if batch.triplets is not None:
+            anchor, positive, negative = (embedded.index_select(0, rows) for rows in batch.triplets.unbind(1))
+            loss = triplet_loss(anchor, positive, negative, config.margin)
+            return loss, violating_share(anchor, positive, negative, config.margin)
+        if batch.shown is None:
+            raise InvalidInput("a training batch needs triplets or shown values, found neither")
+        pairs, value = batch.shown.unbind(1)
+        rows = (embedded.index_select(0, pairs), batch.attribute[pairs], value, batch.image_index[pairs])
+        if config.loss == "contrastive":
+            return contrastive_loss(*rows, temperature=config.temperature)
+        return batch_triplet_loss(*rows, margin=config.margin, mining=config.mining)
+
+    def _type(self, logits: Tensor, batch: TrainingBatch) -> Tensor:
+        if batch.triplets is None or self.config.weighting == "learned":
+            return type_loss(logits, batch.targets)
+        # As published: each picture of each triplet against the drawn attribute, the mean over all three.
+        members = batch.triplets.flatten()
+        drawn = functional.one_hot(batch.attribute[members], logits.shape[1])
+        return type_loss(logits.index_select(0, batch.image_index[members]), drawn)
 
 
 class Trainer:
@@ -157,7 +164,10 @@ class Trainer:
         self.step_count = 0
         inner = _unwrapped(module)
         groups = [
-            {"params": list(inner.model.parameters()), "weight_decay": config.weight_decay},
+            {
+                "params": [weights for weights in inner.model.parameters() if weights.requires_grad],
+                "weight_decay": config.weight_decay,
+            },
             # Decay would pull learned loss weights back to equal ones.
             {"params": list(inner.weighting.parameters()), "weight_decay": 0.0},
         ]
@@ -171,7 +181,7 @@ class Trainer:
             time_share: share of the run's time limit that is used up, 0 without a limit.
 
         Returns:
-            loss, triplet, type, violating (share of triplets) and lr.
+            loss, triplet, violating (share of triplets), lr, and type if learned.
 
         Raises:
             InvalidInput: if the loss is not finite; the weights are those from before the step.
@@ -261,22 +271,27 @@ def index_triplets(
 def index_labels(
     labels: Sequence[Mapping[int, Sequence[int]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """List every (picture, attribute, value) that the labels of B pictures say.
+    """List every (picture, attribute) pair that B pictures are labelled with, and the values of each.
 
     Args:
         labels: by picture, attribute index -> value indices.
 
     Returns:
-        image_index [N], attribute [N], value [N].
+        image_index [N], attribute [N], shown [M, 2]: a pair and a value of it.
     """
-    rows = [
-        (image, attribute, value)
+    pairs = [
+        (image, attribute)
         for image, shown in enumerate(labels)
         for attribute, values in shown.items()
-        for value in dict.fromkeys(values)
+        if values
     ]
-    columns = np.array(rows, np.int64).reshape(-1, 3).T
-    return columns[0].copy(), columns[1].copy(), columns[2].copy()
+    values_of = [
+        (pair, value)
+        for pair, (image, attribute) in enumerate(pairs)
+        for value in dict.fromkeys(labels[image][attribute])
+    ]
+    columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    return columns[0].copy(), columns[1].copy(), np.array(values_of, np.int64).reshape(-1, 2)
 
 
 def random_state() -> dict[str, Any]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from agman.errors import InvalidInput
+from agman.errors import CheckpointMismatch, InvalidInput
 from agman.taxonomy import Taxonomy
 
 NO_PICTURE = "no picture shows it"
@@ -70,6 +71,10 @@ class _SlotList:
         if last != slot:
             self.slots[position] = last
             self._positions[last] = position
+
+    def reorder(self, slots: list[int]) -> None:
+        self.slots = slots
+        self._positions = {slot: position for position, slot in enumerate(slots)}
 
 
 class TripletBuffer:
@@ -177,15 +182,32 @@ class TripletBuffer:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state, of plain numbers and strings.
+        """Return the generator's state and the order of the pictures within each value and attribute.
 
-        The pictures are the caller's: resuming is exact after the same adds and removes in the same order.
+        Plain values and int64 tensors, safe to read weights-only.
         """
-        return {"random": dict(self._random.bit_generator.state)}
+        return {
+            "random": dict(self._random.bit_generator.state),
+            "order": [torch.tensor(held.slots, dtype=torch.int64) for held in self._lists()],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on drawing where `state_dict` was taken."""
+        """Go on drawing where `state_dict` was taken; the same pictures must be in the same slots.
+
+        Raises:
+            CheckpointMismatch: if other pictures are held.
+        """
+        orders = [order.tolist() for order in state["order"]]
+        if [sorted(order) for order in orders] != [sorted(held.slots) for held in self._lists()]:
+            raise CheckpointMismatch(
+                "the state of the draws is of other pictures or labels than are held here"
+            )
+        for held, order in zip(self._lists(), orders, strict=True):
+            held.reorder(order)
         self._random.bit_generator.state = dict(state["random"])
+
+    def _lists(self) -> list[_SlotList]:
+        return [*self._by_attribute, *self._by_column]
 
     def _columns(self, attribute: int, values: Sequence[int]) -> list[int]:
         if not 0 <= attribute < len(self.taxonomy):

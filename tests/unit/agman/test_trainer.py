@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from agman.errors import CheckpointMismatch, InvalidInput
 from agman.losses import batch_triplet_loss, triplet_loss
-from agman.model import AGMAN, ModelConfig
+from agman.model import Head, ModelConfig
+from agman.networks import build_network
 from agman.taxonomy import Attribute, Taxonomy
 from agman.trainer import (
     Trainer,
@@ -32,9 +34,9 @@ PICTURES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(9))
 class Run:
     """A buffer of eight pictures and a trainer, as the training loop holds them."""
 
-    def __init__(self, config: TrainerConfig) -> None:
+    def __init__(self, config: TrainerConfig, network: ModelConfig | None = None) -> None:
         torch.manual_seed(config.seed)
-        model = AGMAN(ModelConfig(trunk="resnet18", embedding_dim=16), 2)
+        model = build_network(network or ModelConfig(trunk="resnet18", embedding_dim=16), 2)
         self.buffer = TripletBuffer(TAXONOMY, seed=config.seed)
         for slot, labels in enumerate(LABELS):
             self.buffer.add(slot, labels)
@@ -43,11 +45,10 @@ class Run:
     def batch(self) -> TrainingBatch:
         targets = torch.ones(8, 2)
         if self.trainer.config.sampling == "batch":
-            image, attribute, value = map(torch.from_numpy, index_labels(LABELS))
-            return TrainingBatch(PICTURES, image, attribute, value, targets, None)
+            image, attribute, shown = map(torch.from_numpy, index_labels(LABELS))
+            return TrainingBatch(PICTURES, image, attribute, targets, shown=shown)
         slots, image, attribute, rows = map(torch.from_numpy, index_triplets(self.buffer.draw(6)))
-        value = torch.zeros_like(image)
-        return TrainingBatch(PICTURES[slots], image, attribute, value, targets[slots], rows)
+        return TrainingBatch(PICTURES[slots], image, attribute, targets[slots], triplets=rows)
 
     def learn(self, num_steps: int) -> list[float]:
         return [self.trainer.step(self.batch())["loss"] for _ in range(num_steps)]
@@ -90,15 +91,35 @@ def test_resumed_run_equals_the_unbroken_one(
 @pytest.mark.parametrize("sampling", ["paper", "batch"])
 def test_a_toy_set_is_learned(sampling: Literal["paper", "batch"]) -> None:
     run = Run(TrainerConfig(sampling=sampling, lr=1e-3))
-    losses = run.learn(15)
+    losses = [run.trainer.step(run.batch())["triplet"] for _ in range(15)]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
 
 
-def test_every_parameter_is_reached() -> None:
-    """A parameter without gradient would stall a distributed run."""
-    run = Run(TrainerConfig(weighting="learned"))
-    run.learn(1)
-    assert [name for name, p in run.trainer.module.named_parameters() if p.grad is None] == []
+@pytest.mark.parametrize("classification", [True, False])
+@pytest.mark.parametrize(
+    ("head", "multi_level"), [("agman", True), ("agman", False), ("csn", True), ("plain", True)]
+)
+@pytest.mark.usefixtures("_one_process_group")
+def test_every_parameter_that_is_trained_is_reached(
+    head: Head, multi_level: bool, classification: bool
+) -> None:
+    """A parameter without gradient stalls a distributed run at its second step."""
+    network = ModelConfig(trunk="resnet18", embedding_dim=16, head=head, multi_level=multi_level)
+    config = TrainerConfig(sampling="batch", weighting="learned", classification=classification)
+    run = Run(config, network)
+    module = run.trainer.module
+    wrapped = Trainer(DistributedDataParallel(module), config, total_steps=20)
+    start = run.weights()
+    for _ in range(2):
+        figures = wrapped.step(run.batch())
+    assert ("type" in figures) == classification
+    trained = {name for name, weights in module.named_parameters() if weights.requires_grad}
+    assert {name for name, weights in module.named_parameters() if weights.grad is not None} == trained
+    moved = {name for name in trained if not torch.equal(start[name], run.weights()[name])}
+    assert trained - moved <= {"model.masks.weight", "model.attr_embedding.weight"}
+    assert ("model.backbonenet.fc_embed.weight" in trained) == classification
+    on_top = {name for name in trained if ".layer4." in name}
+    assert bool(on_top) == (classification or head != "agman")
 
 
 def test_mixed_precision_learns_too() -> None:
@@ -116,7 +137,9 @@ def test_losses_are_float32_under_mixed_precision() -> None:
     images = batch.images.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         embedded = step.model.embed(step.model.features(images), batch.image_index, batch.attribute).embedding
-    expected = batch_triplet_loss(embedded.float(), batch.attribute, batch.value, batch.image_index).loss
+    # Each pair shows one value here, so pairs and rows are the same.
+    value = batch.shown[:, 1]
+    expected = batch_triplet_loss(embedded.float(), batch.attribute, value, batch.image_index).loss
     assert torch.equal(figures["triplet"], expected.detach())
 
 
@@ -178,10 +201,57 @@ def test_paper_step_equals_three_passes() -> None:
     torch.testing.assert_close(figures["triplet"], expected)
 
 
-def test_labels_become_rows_once() -> None:
-    found = index_labels([{1: [0, 2, 0]}, {}, {0: [1], 1: [1]}])
-    assert [column.tolist() for column in found] == [[0, 0, 2, 2], [1, 1, 0, 1], [0, 2, 1, 1]]
-    assert [column.shape for column in index_labels([{}])] == [(0,)] * 3
+def test_each_label_is_one_pair_with_its_values() -> None:
+    found = index_labels([{1: [0, 2, 0]}, {}, {0: [1], 1: [1]}, {0: []}])
+    expected = [[0, 2, 2], [1, 0, 1], [[0, 0], [0, 2], [1, 1], [2, 1]]]
+    assert [column.tolist() for column in found] == expected
+    assert [column.shape for column in index_labels([{}])] == [(0,), (0,), (0, 2)]
+
+
+def test_a_picture_of_two_values_is_embedded_once_and_counts_for_both() -> None:
+    """Equal to the loss over one row for each (picture, attribute, value)."""
+    labels = [{0: [0, 1]}, {0: [0]}, {0: [1]}, {0: [0]}, {0: [1], 1: [0]}, {1: [1]}]
+    run = Run(TrainerConfig(sampling="batch", classification=False))
+    image, attribute, shown = map(torch.from_numpy, index_labels(labels))
+    assert len(image) == 7
+    batch = TrainingBatch(PICTURES[:6], image, attribute, torch.zeros(6, 2), shown=shown)
+    step = run.trainer.module.eval()
+    seen: list[int] = []
+    step.model.fc2.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    loss, _ = step(batch)
+    assert seen == [7]
+    rows = [(i, a, v) for i, shows in enumerate(labels) for a, values in shows.items() for v in values]
+    picture, attributes, values = torch.tensor(rows).T
+    embedded = step.model(PICTURES[picture], attributes).embedding
+    expected = batch_triplet_loss(embedded, attributes, values, picture).loss
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("weighting", ["paper", "learned"])
+def test_what_a_picture_is_to_be_named(weighting: Literal["paper", "learned"]) -> None:
+    """`paper`: the drawn attribute alone, the mean over triplets' pictures; `learned`: all of its labels."""
+    run = Run(TrainerConfig(weighting=weighting))
+    drawn = run.buffer.draw(6)
+    assert set(drawn.attribute.tolist()) == {0, 1}
+    slots, image, attribute, triplets = map(torch.from_numpy, index_triplets(drawn))
+    targets = torch.tensor([[1.0, float(slot % 2)] for slot in slots.tolist()])
+    step = run.trainer.module.eval()
+    _, figures = step(TrainingBatch(PICTURES[slots], image, attribute, targets, triplets=triplets))
+    if weighting == "learned":
+        logits = step.model(PICTURES[slots], torch.zeros_like(slots)).logits
+    else:
+        of_triplets = torch.from_numpy(np.concatenate([drawn.anchor, drawn.positive, drawn.negative]))
+        logits = step.model(PICTURES[of_triplets], torch.zeros_like(of_triplets)).logits
+        targets = torch.eye(2)[torch.from_numpy(drawn.attribute)].repeat(3, 1)
+    expected = functional.binary_cross_entropy_with_logits(logits, targets)
+    torch.testing.assert_close(figures["type"], expected.detach())
+
+
+def test_same_seed_same_weights() -> None:
+    runs = [Run(TrainerConfig(sampling="batch", weighting="learned", seed=seed)) for seed in (4, 4, 5)]
+    first, same, other = ([*run.learn(3)] and run.weights() for run in runs)
+    assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
+    assert not torch.equal(first["model.w"], other["model.w"])
 
 
 def test_global_random_states_are_part_of_the_state() -> None:
@@ -197,6 +267,8 @@ def test_mistakes_are_named() -> None:
         with pytest.raises(InvalidInput, match=message):
             TrainerConfig(**changes)
     run = Run(TrainerConfig())
+    with pytest.raises(InvalidInput, match="triplets or shown"):
+        run.trainer.step(run.batch()._replace(triplets=None))
     with pytest.raises(CheckpointMismatch, match="log_variance"):
         run.trainer.load_state_dict(Run(TrainerConfig(weighting="learned")).trainer.state_dict())
     before = run.weights()["model.w"]

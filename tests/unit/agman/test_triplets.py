@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agman.errors import InvalidInput
+from agman.errors import CheckpointMismatch, InvalidInput
 from agman.taxonomy import Attribute, Taxonomy
 from agman.triplets import NO_NEGATIVE, NO_PICTURE, NO_POSITIVE, TripletBuffer, Triplets
 
@@ -121,15 +121,26 @@ def test_a_value_of_nearly_every_picture_still_finds_its_negatives() -> None:
 
 
 def test_resumes_exactly_through_a_weights_only_file() -> None:
-    changes = [(slot, {0: [slot % 3], 1: [slot % 2]}) for slot in range(12)]
-    whole, _ = replay(changes, seed=5)
+    """Whatever order the pictures came in: a pool that is filled again knows which, not when."""
+    held = {slot: {0: [slot % 3], 1: [slot % 2]} for slot in range(12)}
+    whole, _ = replay([*held.items(), (3, {}), (7, {}), (7, held[7]), (3, held[3])], seed=5)
     whole.draw(7)
     stream = io.BytesIO()
     torch.save(whole.state_dict(), stream)
     stream.seek(0)
-    resumed, _ = replay(changes, seed=99)
+    resumed, _ = replay(list(held.items()), seed=99)
     resumed.load_state_dict(torch.load(stream, weights_only=True))
     assert rows(resumed.draw(50)) == rows(whole.draw(50))
+    for buffer in (whole, resumed):
+        buffer.remove(3)
+        buffer.remove(11)
+    assert rows(resumed.draw(50)) == rows(whole.draw(50))
+
+
+def test_the_state_of_other_pictures_is_refused() -> None:
+    state = replay([(0, {0: [0]}), (1, {0: [1]})])[0].state_dict()
+    with pytest.raises(CheckpointMismatch, match="other pictures or labels"):
+        replay([(0, {0: [1]}), (1, {0: [0]})])[0].load_state_dict(state)
 
 
 def test_mistakes_are_named() -> None:
