@@ -21,7 +21,7 @@ _CLASSIFIERS = ("fc.", "classifier.")
 
 
 class Trunk(nn.Module, abc.ABC):
-    """Two inner levels and a top, with the network's additions: `conv1_1` between levels, `fc_embed` above."""
+    """Two inner levels, a top, and the network's additions: `conv1_1` between levels, `fc_embed` above."""
 
     conv1_1: nn.Conv2d | None
 
