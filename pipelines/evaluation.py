@@ -1,250 +1,208 @@
 """Judge a model on held-out products after the published protocol, beside what needs no training.
 
-For each attribute: every held-out query that carries it ranks every held-out candidate that carries it;
-relevant is who shares a value. The figures stand beside a random ranking's (exact expectation), nearest
-neighbours on 32x32 pixels, and the same network before training: what does not beat these learned nothing.
+For each attribute: every query line ranks the candidate lines of that attribute; relevant is who has its
+value. Where a data set lists triplets instead: the share whose positive is nearer. The figures stand beside
+those of a random ranking (exact expectation), of nearest neighbours on 32x32 pixels, and of the same network
+before training: what does not beat these learned nothing.
+
+A Ray task embeds a shard and leaves its vectors in the object store, a block for each attribute; a Ray task
+for each attribute scores its blocks. No vector passes through the driver.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import ray
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from agman.checkpoint import LoadedModel, load_model
-from agman.embedder import Embedder
-from agman.errors import BadSample, InvalidInput
-from agman.metrics import expected_random_ap, retrieval
-from agman.model import AGMAN, ModelConfig
+from agman.checkpoint import load_model
+from agman.errors import InvalidInput
 from agman.taxonomy import Taxonomy
-from agman.transforms import Preprocess, normalise, read_pixels
-from pipelines.cluster import num_cpus
+from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
+from pipelines.errors import StorageUnavailable
+from pipelines.held_out import HeldOut, select_held_out
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
-from pipelines.scheduling import result_of
+from pipelines.scheduling import TASK_RETRIES, Ref, result_of
+from pipelines.scoring import MODEL, RANDOM, Row, measure_of, overall, score_attribute
+from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run
-from pipelines.training.samples import label_indices
+from pipelines.vectors import PIXELS, UNTRAINED, AttributeBlock, ShardHeader, embed_shard, pixel_vectors
 
-PIXEL_SIDE = 32
-BATCH = 32
-UNTRAINED_SEED = 0
-QUERY_EVERY = 4  # of one role's pictures, where queries and candidates are not told apart
-RECALL_AT = (1, 5, 10)
+GPU_SHARE = 0.25  # of a GPU for each shard: one task's decoding would leave it idle
+
+Split = Literal["test", "valid"]
 
 
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Held-out pictures: what is ranked, by whom, and what they show."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """One evaluation."""
 
-    pixels: Tensor
-    """[N, 3, S, S] uint8."""
-    is_query: np.ndarray
-    """[N] bool; the others are candidates."""
-    values: tuple[np.ndarray, ...]
-    """By attribute: [N, number of values] bool, no True where the attribute is not labelled."""
+    lake: str
+    """Root of the lake: a local folder or s3://bucket/prefix."""
+    source: str
+    """Where labelled pictures come from; what is sharded already is used as it is."""
+    dataset: str = "catalog"
+    """Folder below shards/."""
+    model: str = ""
+    """Model id, its beginning, or a model's folder; empty: the published snapshot's or the only one."""
+    split: Split = "test"
+    """`test`: roles query and candidate; `valid`: what training validates with; or the split's triplets."""
+    shards: ShardOptions = field(default_factory=ShardOptions)
+    """How pictures become tars."""
 
 
-def load_held_out(
-    dataset: Dataset,
-    taxonomy: Taxonomy,
-    preprocess: Preprocess,
-    *,
-    roles: tuple[str, ...] = ("query", "candidate"),
-    limit: int | None = None,
-) -> HeldOut:
-    """Read the held-out pictures of a dataset.
+def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = "test") -> dict[str, Any]:
+    """Judge a model of the lake on the held-out pictures of a dataset.
 
     Args:
-        dataset: tars with roles and labels.
-        taxonomy: whose labels count.
-        preprocess: how pictures are read.
-        roles: ("query", "candidate"), or one role, every fourth picture of which then asks the others.
-        limit: most pictures.
-    """
-    pixels: list[Tensor] = []
-    queries: list[bool] = []
-    labels = []
-    for sample in dataset.samples():
-        if sample.role not in roles:
-            continue
-        try:
-            pixels.append(read_pixels(sample.encoded, preprocess))
-        except BadSample:
-            continue
-        queries.append(sample.role == "query" if len(roles) > 1 else len(pixels) % QUERY_EVERY == 0)
-        labels.append(label_indices(sample.labels, taxonomy, Counter()))
-        if len(pixels) == limit:
-            break
-    size = preprocess.image_size
-    values = tuple(np.zeros((len(pixels), len(attribute.values)), bool) for attribute in taxonomy)
-    for row, found in enumerate(labels):
-        for attribute, shown in found.items():
-            values[attribute][row, shown] = True
-    stacked = torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8)
-    return HeldOut(stacked, np.array(queries, bool), values)
-
-
-def embed_pixels(model: AGMAN, pixels: Tensor, preprocess: Preprocess) -> np.ndarray:
-    """Embed pictures [N, 3, S, S] uint8 under all attributes: [N, A, D] float32."""
-    embedder = Embedder(model)
-    device = next(model.parameters()).device
-    batches = (pixels[start : start + BATCH].to(device) for start in range(0, len(pixels), BATCH))
-    blocks = [embedder.embed(normalise(batch, preprocess)).cpu() for batch in batches]
-    if not blocks:
-        return np.zeros((0, model.num_attributes, model.config.embedding_dim), np.float32)
-    return torch.cat(blocks).numpy()
-
-
-def pixel_vectors(pixels: Tensor) -> np.ndarray:
-    """Return unit vectors of 32x32 pixels about each picture's mean: [N, 1, 3072] float32."""
-    small = functional.interpolate(pixels.float(), size=PIXEL_SIDE, mode="area").flatten(1)
-    return functional.normalize(small - small.mean(1, keepdim=True), dim=1)[:, None].numpy()
-
-
-def score(embeddings: np.ndarray, held_out: HeldOut, taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:
-    """Rank and judge, attribute by attribute.
-
-    Args:
-        embeddings: [N, A, D] unit vectors, or [N, 1, D] for what knows no attributes.
-        held_out: the N pictures.
-        taxonomy: the A attributes.
+        lake: holds the model.
+        model: its id, or the beginning of it.
+        dataset: tars, roles and labels, or listed triplets.
+        run: told the progress, and what was left out.
+        split: where `test` has nothing to compare, `valid` is taken and named.
 
     Returns:
-        By attribute that has queries and candidates: map, recall_at_k, num_queries, num_candidates,
-        queries_without_relevant, random (expected AP of a random ranking).
-    """
-    scores = {}
-    for index, attribute in enumerate(taxonomy.names):
-        shown = held_out.values[index]
-        carried = shown.any(axis=1)
-        asks, stands = carried & held_out.is_query, carried & ~held_out.is_query
-        if not asks.any() or not stands.any():
-            continue
-        relevance = torch.from_numpy(shown[asks].astype(np.float32) @ shown[stands].T.astype(np.float32) > 0)
-        vectors = torch.from_numpy(embeddings[:, min(index, embeddings.shape[1] - 1)])
-        found = retrieval(vectors[torch.from_numpy(asks)], vectors[torch.from_numpy(stands)], relevance)
-        num_relevant = relevance.sum(1)
-        scores[attribute] = {
-            "map": float(found.average_precision.mean()),
-            **{f"recall_at_{k}": float(found.recall_at[k].double().mean()) for k in RECALL_AT},
-            "num_queries": int(asks.sum()),
-            "num_candidates": int(stands.sum()),
-            "queries_without_relevant": int((num_relevant == 0).sum()),
-            "random": float(np.mean([expected_random_ap(int(r), int(stands.sum())) for r in num_relevant])),
-        }
-    return scores
-
-
-def mean_map(scores: dict[str, dict[str, Any]], figure: str = "map") -> tuple[float, float]:
-    """Return (mean over queries, plain mean over attributes) of a figure."""
-    if not scores:
-        return 0.0, 0.0
-    queries = [row["num_queries"] for row in scores.values()]
-    figures = [row[figure] for row in scores.values()]
-    return float(np.average(figures, weights=queries)), float(np.mean(figures))
-
-
-def validate(model: AGMAN, held_out: HeldOut, taxonomy: Taxonomy, preprocess: Preprocess) -> float:
-    """Return the query-weighted MAP of a model in training."""
-    return mean_map(score(embed_pixels(model, held_out.pixels, preprocess), held_out, taxonomy))[0]
-
-
-def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run) -> dict[str, Any]:
-    """Judge a model of the lake on the query and candidate pictures of a dataset.
-
-    Returns:
-        {"attributes": {name: figures}, "overall": {"query_weighted": …, "plain": …}}, each with map, random,
-        pixels and untrained.
+        {"dataset", "split", "measure": "map" or "triplet_accuracy", "attributes": {name: figures},
+        "overall": {"query_weighted": …, "plain": …}, "unreadable": pictures}; figures as in `scoring.Row`.
 
     Raises:
-        InvalidInput: if the dataset has no labelled queries or candidates.
+        InvalidInput: if the dataset has nothing to judge by.
     """
     if not dataset.urls:
         raise InvalidInput(f"dataset {dataset.name}: expected at least one usable picture, found none")
-    tables = _embed_shards(lake, model, dataset, run)
     with fetch_model(lake, model) as folder:
         taxonomy = load_model(folder).taxonomy
-    held_out = HeldOut(
-        torch.zeros(0),
-        np.concatenate([table.held_out.is_query for table in tables]),
-        tuple(np.concatenate(columns) for columns in zip(*(t.held_out.values for t in tables), strict=True)),
-    )
-    names = ("map", "untrained", "pixels")
-    every = {
-        name: score(np.concatenate([table.vectors[name] for table in tables]), held_out, taxonomy)
-        for name in names
-    }
-    attributes = every["map"]
-    if not attributes:
+    held_out = select_held_out(dataset, taxonomy, split)
+    if split == "test" and not held_out.attributes:
+        split, held_out = "valid", select_held_out(dataset, taxonomy, "valid")
+        run.say("  the split test has nothing to compare, so the pictures that chose the model judge it")
+    for line in left_out(dataset.taxonomy, taxonomy, held_out):
+        run.say(f"  {line}")
+    rows, unreadable = _judge(lake, model, dataset.urls, held_out, taxonomy, run)
+    if unreadable:
+        counted = ", ".join(f"{count} {kind}" for kind, count in unreadable.most_common())
+        run.say(f"  held-out pictures that cannot be read, left out: {counted}")
+    if not rows:
         raise InvalidInput(
             f"dataset {dataset.name}: expected labelled pictures of roles query and candidate for "
             f"{', '.join(taxonomy.names)}, found none of them together"
         )
-    for name in ("untrained", "pixels"):
-        for attribute, row in attributes.items():
-            row[name] = every[name][attribute]["map"]
-    kinds = ("map", "random", "pixels", "untrained")
-    means = {kind: mean_map(attributes, kind) for kind in kinds}
+    measure = measure_of(next(iter(rows.values())))
     return {
         "dataset": dataset.name,
-        "attributes": attributes,
-        "overall": {
-            "query_weighted": {kind: means[kind][0] for kind in kinds},
-            "plain": {kind: means[kind][1] for kind in kinds},
-        },
+        "split": split,
+        "measure": measure,
+        "attributes": rows,
+        "overall": overall(rows, (measure, RANDOM, PIXELS, UNTRAINED)),
+        "unreadable": unreadable.total(),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class ShardVectors:
-    """What one shard's held-out pictures became."""
+def left_out(named: Taxonomy | None, taxonomy: Taxonomy, held_out: HeldOut) -> list[str]:
+    """Say what of a data set a model cannot be judged by.
 
-    held_out: HeldOut
-    vectors: dict[str, np.ndarray]
+    Args:
+        named: the data set's own taxonomy, where its files name one.
+        taxonomy: the model's.
+        held_out: counted what the model's taxonomy does not know.
 
-
-def embed_shard(lake: Lake, model: str, dataset: Dataset, url: str) -> ShardVectors:
-    """Embed a shard's held-out pictures with the model, with the same network untrained, and as pixels."""
-    torch.set_num_threads(1)
-    with fetch_model(lake, model) as folder:
-        loaded = load_model(folder)
-    held_out = load_held_out(dataset.share([url]), loaded.taxonomy, loaded.preprocess)
-    vectors = {
-        "map": embed_pixels(loaded.model, held_out.pixels, loaded.preprocess),
-        "untrained": embed_pixels(untrained(loaded), held_out.pixels, loaded.preprocess),
-        "pixels": pixel_vectors(held_out.pixels),
-    }
-    return ShardVectors(HeldOut(torch.zeros(0), held_out.is_query, held_out.values), vectors)
-
-
-def untrained(loaded: LoadedModel) -> AGMAN:
-    """Return the same network with its first random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        config = ModelConfig(trunk=loaded.model.config.trunk, embedding_dim=loaded.model.config.embedding_dim)
-        return AGMAN(config, len(loaded.taxonomy)).eval()
-
-
-def _embed_shards(lake: Lake, model: str, dataset: Dataset, run: Run) -> list[ShardVectors]:
-    task, shared = ray.remote(embed_shard), ray.put(dataset)
-    with run.stage("evaluate", len(dataset.urls), "shards") as stage:
-        made = _windowed(
-            lambda url: task.remote(lake, model, shared, url), dataset.urls, 2 * num_cpus(), stage.advance
+    Returns:
+        At most a line on the taxonomies and one on the labels.
+    """
+    said = []
+    if named is not None and named != taxonomy:
+        values = {attribute.name: attribute.values for attribute in taxonomy}
+        parts = {
+            "unknown to the model": [name for name in named.names if name not in values],
+            "not in the data set": [name for name in values if name not in named.names],
+            "with other values": [a.name for a in named if values.get(a.name, a.values) != a.values],
+        }
+        differences = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
+        said.append(
+            f"data set and model differ in their attributes; {'; '.join(differences) or 'the order alone'}"
         )
-        return list(made)
+    if held_out.unknown:
+        shown = ", ".join(f"{name} ({count})" for name, count in held_out.unknown.most_common(5))
+        said.append(f"{held_out.unknown.total()} labels that the model does not know, left out: {shown}")
+    return said
 
 
-def _windowed(submit: Any, items: Sequence[str], window: int, advance: Any) -> Iterator[ShardVectors]:
-    """Yield results in order with at most `window` tasks in flight."""
-    refs = [submit(item) for item in items[:window]]
-    for position in range(len(items)):
-        yield result_of(refs[position])
-        advance(1)
-        if position + window < len(items):
-            refs.append(submit(items[position + window]))
+def _judge(
+    lake: Lake, model: str, urls: Sequence[str], held_out: HeldOut, taxonomy: Taxonomy, run: Run
+) -> tuple[dict[str, Row], Counter[str]]:
+    """Embed and score; returns the figures by attribute and what could not be read."""
+    if not held_out.attributes:
+        return {}, Counter()
+    shared = ray.put(held_out)
+    shards = _embed_shards(lake, model, urls, shared, 2 + len(held_out.attributes), run)
+    unreadable: Counter[str] = Counter()
+    for header, *_ in shards:
+        unreadable.update(result_of(header).unreadable)
+    task = ray.remote(_score_blocks)
+    rows = {}
+    with run.stage("score", len(held_out.attributes), "attributes") as stage:
+        scored = [
+            task.remote(shared, attribute, [(shard[0], shard[1], shard[2 + number]) for shard in shards])
+            for number, attribute in enumerate(held_out.attributes)
+        ]
+        for attribute, ref in zip(held_out.attributes, scored, strict=True):
+            rows[taxonomy.names[attribute]] = result_of(ref)
+            stage.advance(1)
+    return {name: row for name, row in rows.items() if row is not None}, unreadable
+
+
+def _embed_shards(
+    lake: Lake, model: str, urls: Sequence[str], held_out: Ref, num_returns: int, run: Run
+) -> list[list[Ref]]:
+    """Embed every shard, a bounded number at once; returns references to what `embed_shard` gives."""
+    task: Any = ray.remote(embed_shard).options(
+        num_returns=num_returns,
+        num_gpus=GPU_SHARE if num_gpus() else 0,
+        max_retries=TASK_RETRIES,
+        retry_exceptions=[StorageUnavailable],
+    )
+    window = 2 * num_cpus()
+    shards: list[list[Ref]] = []
+    with run.stage("evaluate", len(urls), "shards") as stage:
+        for number in range(len(urls) + window):
+            if number >= window and number - window < len(urls):
+                result_of(shards[number - window][0])
+                stage.advance(1)
+            if number < len(urls):
+                shards.append(task.remote(lake, model, urls[number], held_out))
+    return shards
+
+
+def _score_blocks(held_out: HeldOut, attribute: int, shards: Sequence[tuple[Ref, Ref, Ref]]) -> Row | None:
+    """Score one attribute from references to each shard's header, thumbnails and block, in a Ray task."""
+    return score_blocks(held_out, attribute, [tuple(ray.get(list(refs))) for refs in shards])
+
+
+def score_blocks(
+    held_out: HeldOut,
+    attribute: int,
+    shards: Sequence[tuple[ShardHeader, np.ndarray, AttributeBlock]],
+) -> Row | None:
+    """Score one attribute.
+
+    Args:
+        held_out: who is compared with whom.
+        attribute: position in the model's taxonomy.
+        shards: of each shard the header, thumbnails and the attribute's block.
+
+    Returns:
+        As `score_attribute`.
+    """
+    torch.set_num_threads(1)
+    positions = np.concatenate([header.positions[block.rows] for header, _, block in shards])
+    small = np.concatenate([thumbnails[block.rows] for _, thumbnails, block in shards])
+    vectors = {
+        name: torch.from_numpy(np.concatenate([block.vectors[name] for *_, block in shards]))
+        for name in (MODEL, UNTRAINED)
+    }
+    return score_attribute(held_out, attribute, positions, {**vectors, PIXELS: pixel_vectors(small)})
