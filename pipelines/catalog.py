@@ -27,7 +27,7 @@ from agman.errors import InvalidInput
 from pipelines.dataset import Description
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
-from pipelines.sources import RECORD_FIELDS, Source
+from pipelines.sources import ABSENT, RECORD_FIELDS, Source
 
 RESERVED = ("sha256", "shard", "part", "row")
 QUARANTINE_COLUMNS = (
@@ -116,9 +116,10 @@ class Catalog:
         """Split `source` into what is reused, what stays quarantined and what is fetched.
 
         A record is unchanged while its uri and its version token are; a source without tokens is fetched
-        anew every night. What was unavailable rather than bad is always tried again.
+        anew every night. What was unavailable rather than bad is always tried again, unless the source knows
+        that there is no file.
         """
-        again = "true" if retry_quarantined else f"q.kind in {PASSING_KINDS}"
+        again = "true" if retry_quarantined else f"(q.kind in {PASSING_KINDS} and q.token <> '{ABSENT}')"
         self._all(
             f"""create table reused as
             select s.key, p.sha256, p.shard from source s join previous p using (key)
@@ -282,9 +283,9 @@ class Catalog:
         """Return the parts that hold a live picture."""
         return self._names("select distinct part from pictures where part is not null")
 
-    def home_shards(self) -> list[str]:
-        """Return the shards that tonight's pictures are read from, embedded or not, sorted."""
-        return sorted(self._names("select distinct shard from homes"))
+    def homes(self) -> dict[str, str]:
+        """Return sha256 -> the one shard that tonight's picture is read from, embedded or not."""
+        return dict(self._all("select sha256, shard from homes"))
 
     def descriptions(self) -> dict[str, tuple[Description, ...]]:
         """Return what the source says of each live picture: each different use once, in the order of keys."""
@@ -296,6 +297,19 @@ class Catalog:
         for sha256, role, labels in rows:
             uses.setdefault(sha256, []).append(Description(role, dict(labels or {})))
         return {sha256: tuple(found) for sha256, found in uses.items()}
+
+    def digests(self) -> dict[str, str]:
+        """Return key -> sha256 of every live picture."""
+        return dict(self._all("select key, sha256 from live"))
+
+    def left_out(self) -> list[tuple[str, int, str]]:
+        """Return (kind, number of records, the first one's key) of what cannot be used, most first."""
+        return self._all(
+            """select kind, count(*) as found, min(key) from (
+                 select kind, key from refused union all select kind, key from still_quarantined
+                 union all select kind, key from fetched where status <> 'ok')
+            group by kind order by found desc, kind"""
+        )
 
     def live_shards(self) -> list[str]:
         """Return the shards that hold a live picture, sorted."""

@@ -7,11 +7,11 @@ leave; so the catalog of tonight decides who takes part and what is shown.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from agman.taxonomy import Taxonomy
 from pipelines.shards.read import Sample, stream_samples
+from pipelines.sources.records import ListedTriplets
+
+__all__ = ["Dataset", "Description", "ListedTriplets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,6 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedTriplets:
-    """Triplets that a data set fixes instead of labels, as Zappos50k does."""
-
-    pictures: tuple[str, ...]
-    """The sha256 of the P pictures that take part."""
-    attribute: NDArray[np.int64]
-    """[T], positions in the data set's taxonomy."""
-    rows: NDArray[np.int64]
-    """[T, 3], positions in `pictures`: anchor, positive, negative."""
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
     """The pictures of one source on one night."""
 
@@ -42,12 +30,14 @@ class Dataset:
     urls: tuple[str, ...]
     """The tars that hold them: local paths or s3:// URLs."""
     described: dict[str, tuple[Description, ...]]
-    """By sha256, each different use once: a picture may ask under one attribute and stand as a candidate under
+    """By sha256, each different use once: a picture may ask under one attribute and be a candidate under
     another. A picture of the tars that is not here is not in the source any more."""
     taxonomy: Taxonomy | None = None
     """The data set's own attributes, where its files name them."""
     triplets: dict[str, ListedTriplets] = field(default_factory=dict)
     """By split (train, valid, test), where the data set lists triplets."""
+    homes: dict[str, str] = field(default_factory=dict)
+    """By sha256, the tar to read a picture from: two tars hold it where two keys that have it fell apart."""
 
     def share(self, urls: Sequence[str]) -> "Dataset":
         """Return the part of the dataset that lies in some of its tars."""
@@ -56,5 +46,7 @@ class Dataset:
     def samples(self, *, shuffle: int = 0, seed: int = 0) -> Iterator[Sample]:
         """Stream the pictures once for each use, with its role and labels; see `stream_samples`."""
         for sample in stream_samples(self.urls, shuffle=shuffle, seed=seed):
+            if self.homes.get(sample.sha256, sample.url) != sample.url:
+                continue
             for use in self.described.get(sample.sha256, ()):
                 yield replace(sample, role=use.role, labels=use.labels)

@@ -37,7 +37,8 @@ class NightConfig:
     lake: str
     """Root of the lake: a local folder or s3://bucket/prefix."""
     source: str
-    """Folder of pictures; table (.parquet, .csv, .jsonl) with key and uri; generated:num_images=3000."""
+    """Folder of pictures; table (.parquet, .csv, .jsonl) with key and uri; fashionai:/data/FashionAI;
+    generated:num_images=3000."""
     dataset: str = "catalog"
     """Folder below shards/."""
     model: str = ""
@@ -78,9 +79,9 @@ class Night:
 
     def plan(self) -> Changes:
         """Read the source and compare it with the published catalog."""
-        source = open_source(self.config.source)
+        self.source = open_source(self.config.source)
         with self.run.stage("read source", 1, "sources") as stage:
-            self.catalog.read_source(source)
+            self.catalog.read_source(self.source)
             previous = [self._parent_file(name) for name in ("catalog.parquet", "quarantine.parquet")]
             self.catalog.read_previous(*previous)
             changes = self.catalog.diff(retry_quarantined=self.config.retry_quarantined)

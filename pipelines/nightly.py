@@ -6,10 +6,11 @@ Every job of the line is this function stopped at its stage.
 from typing import Literal
 
 from pipelines.cluster import connected
-from pipelines.dataset import Dataset
+from pipelines.dataset import Dataset, ListedTriplets
 from pipelines.lake import shard_tar, working_folder
 from pipelines.night import Night, NightConfig
 from pipelines.publishing import publish_night
+from pipelines.sources import Benchmark
 from pipelines.storage.snapshots import Manifest
 from pipelines.telemetry import Run
 
@@ -36,15 +37,49 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
 
 
 def build_shards(config: NightConfig, run: Run) -> Dataset:
-    """Shard what the lake does not have yet and return the source's pictures with their labels."""
+    """Shard what the lake does not have yet and return the source's pictures with their labels.
+
+    What cannot be used is left out, counted and said, and quarantined in the shards' indexes.
+
+    Raises:
+        InvalidInput: if the source is unusable as a whole.
+    """
     with working_folder() as folder:
         night = Night(config, run, folder)
         night.plan()
         with connected():
             night.build_shards()
-        shards = night.catalog.home_shards()
-        urls = tuple(f"{night.lake.url}/{shard_tar(config.dataset, shard)}" for shard in shards)
-        return Dataset(config.dataset, urls, night.catalog.descriptions())
+        homes = night.catalog.homes()
+        tars = {s: f"{night.lake.url}/{shard_tar(config.dataset, s)}" for s in sorted(set(homes.values()))}
+        _say_left_out(night)
+        taxonomy = night.source.taxonomy if isinstance(night.source, Benchmark) else None
+        return Dataset(
+            config.dataset,
+            tuple(tars.values()),
+            night.catalog.descriptions(),
+            taxonomy,
+            _triplets(night),
+            {sha256: tars[shard] for sha256, shard in homes.items()},
+        )
+
+
+def _say_left_out(night: Night) -> None:
+    found = night.catalog.left_out()
+    if found:
+        kinds = ", ".join(f"{number} {kind} (such as {key})" for kind, number, key in found)
+        night.run.say(f"  {sum(number for _, number, _ in found)} records left out: {kinds}")
+
+
+def _triplets(night: Night) -> dict[str, ListedTriplets]:
+    """Return the source's triplets between live pictures, and say how many are left out."""
+    listed = night.source.triplets() if isinstance(night.source, Benchmark) else {}
+    digests = night.catalog.digests() if listed else {}
+    found = {split: triplets.renamed(digests) for split, triplets in listed.items()}
+    for split, triplets in found.items():
+        lost = len(listed[split].rows) - len(triplets.rows)
+        if lost:
+            night.run.say(f"  {lost} of {len(listed[split].rows)} {split} triplets name pictures left out")
+    return found
 
 
 def _work(night: Night, until: Until) -> Manifest | None:

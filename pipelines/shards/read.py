@@ -26,6 +26,8 @@ class Sample:
     encoded: bytes
     role: str
     labels: dict[str, list[str]]
+    url: str
+    """The tar that it was read from."""
 
 
 def read_index(lake: Lake, dataset: str, shard: str) -> Any:
@@ -94,7 +96,13 @@ def stream_samples(urls: Sequence[str], *, shuffle: int = 0, seed: int = 0) -> I
     for sample in samples:
         extension = next(name for name in sample if not name.startswith("__") and name not in _NOT_PICTURES)
         described = json.loads(sample["json"])
-        yield Sample(str(sample["__key__"]), sample[extension], described["role"], described["labels"])
+        yield Sample(
+            str(sample["__key__"]),
+            sample[extension],
+            described["role"],
+            described["labels"],
+            sample["__url__"],
+        )
 
 
 def pick_worker_shards(shards: Sequence[str], rank: int, num_workers: int) -> list[str]:

@@ -23,12 +23,13 @@ from pipelines.errors import StorageUnavailable
 from pipelines.lake import Lake, shard_index, shard_tar, working_folder
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, ShardPlan, SourceRecord
-from pipelines.sources import fetch
+from pipelines.sources import ABSENT, fetch
 from pipelines.storage.objects import store_file
 
 FETCH_THREADS = 8
 FETCH_ATTEMPTS = 3
-# Trouble of the source, not of the bytes: tried again every night although the version is the same.
+# Trouble of the source, not of the bytes: tried again every night although the version is the same, unless
+# the version says that there is no file.
 PASSING_KINDS = ("unavailable", "forbidden", "missing")
 LABELS = pa.map_(pa.string(), pa.list_(pa.string()))
 INDEX_SCHEMA = pa.schema(
@@ -90,7 +91,10 @@ def write_shard(lake: Lake, unit: Unit) -> Receipt:
             store_file(lake.store, index_path, shard_index(plan.dataset, unit.name), len(rows)),
         )
         seconds["write"] += time.perf_counter() - started
-    passing = sum(row.kind in PASSING_KINDS for row in rows)
+    passing = sum(
+        row.kind in PASSING_KINDS and record.token != ABSENT
+        for row, record in zip(rows, plan.records, strict=True)
+    )
     counts = {"input": len(rows), "ok": len(good), "quarantined": len(rows) - len(good), "passing": passing}
     return Receipt(unit=unit.name, files=files, counts=counts, seconds=seconds)
 

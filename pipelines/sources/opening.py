@@ -2,8 +2,15 @@
 
 import difflib
 import os
+import re
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
 
 from agman.errors import InvalidInput
+from pipelines.sources import asen, fashionai_raw, zappos50k
+from pipelines.sources.benchmark import Benchmark
 from pipelines.sources.fetch import REMOTE_SCHEMES, scheme_of
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.generated import parse_generated
@@ -12,7 +19,16 @@ from pipelines.sources.records import Source
 from pipelines.sources.table import TableSource
 
 _TABLES = ", ".join(TABLE_SUFFIXES)
-_EXPECTED = f"a folder of pictures, a table ({_TABLES}; local or a URL) or generated:num_images=3000"
+BENCHMARKS: dict[str, Callable[[str], Benchmark]] = {
+    **{spec: partial(asen.open_asen, spec) for spec in asen.ASEN_NAMES},
+    "fashionai-raw": fashionai_raw.open_fashionai_raw,
+    "zappos50k": zappos50k.open_zappos50k,
+}
+"""Word before the colon -> what opens the path behind it."""
+_EXPECTED = (
+    f"a folder of pictures, a table ({_TABLES}; local or a URL), a benchmark's folder after one of "
+    f"{', '.join(f'{spec}:' for spec in BENCHMARKS)}, or generated:num_images=3000"
+)
 
 
 def open_source(spec: str) -> Source:
@@ -20,16 +36,21 @@ def open_source(spec: str) -> Source:
 
     Args:
         spec: a folder; a table `*.parquet|*.csv|*.jsonl|*.ndjson|*.json`, local or as a URL;
+            a public benchmark on this machine, `fashionai:/data/FashionAI`, see BENCHMARKS;
             or `generated:num_images=3000,seed=0,night=1`.
 
     Returns:
-        The source; nothing of it was read yet.
+        The source; none of its records was read yet.
 
     Raises:
         InvalidInput: one line that says what was expected and what to do.
     """
     if spec == "generated" or spec.startswith("generated:"):
         return parse_generated(spec.removeprefix("generated").removeprefix(":"))
+    kind, colon, path = spec.partition(":")
+    if colon and kind.lower() in BENCHMARKS:
+        return BENCHMARKS[kind.lower()](path)
+    _refuse_benchmark(spec)
     is_table = spec.lower().endswith(TABLE_SUFFIXES)
     if "://" in spec:
         return _remote(spec, is_table)
@@ -56,7 +77,47 @@ def _remote(spec: str, is_table: bool) -> Source:
     return TableSource(spec)
 
 
+def _refuse_benchmark(spec: str) -> None:
+    """Refuse a benchmark given as a plain path: its labels, roles and triplets would be lost without a word.
+
+    Raises:
+        InvalidInput: with the word to write before the path.
+    """
+    found = _recognised(Path(spec)) if spec and "://" not in spec else ""
+    if found:
+        raise InvalidInput(
+            f"source {spec}: this is a public benchmark, whose labels a plain path would lose; write "
+            f"{found}:{spec}, or name the folder of its pictures alone"
+        )
+
+
+def _recognised(path: Path) -> str:
+    """Return the word that opens a path if it looks like a benchmark, else ""."""
+    if path.is_file():
+        return "fashionai-raw" if _has_answers(path) else ""
+    for spec, name in asen.ASEN_NAMES.items():
+        own = path if path.resolve().name.lower() == spec else path / name
+        if (own / asen.FILES[0]).is_file():
+            return spec
+    if (path / asen.FILES[0]).is_file() and (path / asen.FILES[1]).is_file():
+        return " or ".join(asen.ASEN_NAMES)
+    if (path / zappos50k.FILENAMES).is_file() and (path / "tripletlists").is_dir():
+        return "zappos50k"
+    answers = (path / fashionai_raw.LABELS_FILE, path / "Annotations" / fashionai_raw.LABELS_FILE)
+    return "fashionai-raw" if any(_has_answers(each) for each in answers) else ""
+
+
+def _has_answers(path: Path) -> bool:
+    """Tell whether the first or, after a header, the second line is one of FashionAI's."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return any(re.match(fashionai_raw.LINE, line.strip()) for line in islice(stream, 2))
+
+
 def _advice(spec: str) -> str:
+    if spec.lower() in BENCHMARKS:
+        return f"expected {spec.lower()}:<folder of the data set>"
     parent, name = os.path.split(spec.rstrip("/"))
     try:
         siblings = os.listdir(parent or ".")

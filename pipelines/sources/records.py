@@ -1,9 +1,12 @@
 """What a source says about each picture: a key, where its bytes are, their version, the shop's columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 ROLES = ("train", "valid", "valid_query", "valid_candidate", "test", "query", "candidate")
 """What a picture is for in an experiment; a plain catalog has none. `query` and `candidate` are the test's;
@@ -30,6 +33,32 @@ RESERVED = frozenset(
 """Column names with a meaning of ours in the catalog or while it is made."""
 
 BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTriplets:
+    """Triplets that a data set fixes instead of labels, as Zappos50k does."""
+
+    pictures: tuple[str, ...]
+    """The P pictures that take part: in a `Dataset` by their sha256, in a source by their records' keys."""
+    attribute: NDArray[np.int64]
+    """[T], positions in the data set's taxonomy."""
+    rows: NDArray[np.int64]
+    """[T, 3], positions in `pictures`: anchor, positive, negative."""
+
+    def renamed(self, names: Mapping[str, str]) -> "ListedTriplets":
+        """Return the triplets with their pictures' other names.
+
+        Args:
+            names: old name -> new name. Triplets with a picture that is not here are left out; two pictures
+                may get one name.
+        """
+        pictures = tuple(sorted({names[old] for old in self.pictures if old in names}))
+        place = {new: index for index, new in enumerate(pictures)}
+        moved = np.array([place[names[old]] if old in names else -1 for old in self.pictures], np.int64)
+        rows = moved[self.rows]
+        kept = (rows >= 0).all(axis=1)
+        return ListedTriplets(pictures, self.attribute[kept], rows[kept])
 
 
 class Source(Protocol):

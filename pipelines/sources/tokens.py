@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from agman.errors import BadSample
@@ -12,6 +13,10 @@ from pipelines.sources.fetch import local_path, remote_file, scheme_of, translat
 
 LOOKUP_THREADS = 16
 """Requests in flight: a lookup is a round trip, so a batch of 4,096 takes 256 of them in a row."""
+
+ABSENT = "absent"
+"""Token of a local file that is not there: all there is to know until it comes, and with it another token. So
+nobody looks again before."""
 
 _DIGESTS = ("ETag", "etag", "md5Hash", "checksum", "crc32c")
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
@@ -29,12 +34,13 @@ def version_token(uri: str) -> str:
         uri: as `fetch` takes it.
 
     Returns:
-        A token, or "" where none can be told: a missing file, an unknown scheme, a server that does not say.
+        A token, ABSENT for a local file that is not there, or "" where none can be told: an unknown scheme, a
+        server that does not say.
     """
     path = local_path(uri)
     try:
         if path is not None:
-            return file_token(path.stat())
+            return _local_token(path)
         if scheme_of(uri) == "generated":
             return f"v{uri.split('/')[1]}"
         with translated(uri):
@@ -43,6 +49,13 @@ def version_token(uri: str) -> str:
     # Whatever is wrong is said when the bytes are fetched; here it only means "look at the bytes".
     except (OSError, ValueError, IndexError, BadSample, StorageUnavailable):
         return ""
+
+
+def _local_token(path: Path) -> str:
+    try:
+        return file_token(path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
 
 
 def _remote_token(facts: Mapping[str, Any]) -> str:
