@@ -1,11 +1,17 @@
-"""Train AG-MAN on a labelled catalog with Ray Train, judge it on held-out products, keep it in the lake.
+"""Train AG-MAN on labelled pictures with Ray Train, judge it on held-out products, keep it in the lake.
 
-Started again with the same settings on the same pictures, it goes on from its last checkpoint.
+Started again with the same settings on the same pictures, it goes on from its last checkpoint. The best
+checkpoint by validation becomes the model. The attributes are the data set's own; see --taxonomy.
 
     python jobs/train.py demo --lake ./demo-lake
+    python jobs/train.py fashionai --source fashionai:/data/FashionAI
     ray job submit --working-dir . -- python jobs/train.py --lake s3://shop-lake --source s3://shop/labelled.parquet
+
+Baselines are one flag each: --network.head plain (no attribute), --network.head csn (masks),
+--network.no-multi-level, --optimisation.no-classification.
 """
 
+from agman.taxonomy import FASHIONAI
 from jobs.command_line import read_config
 from jobs.evaluate import show_scores
 from jobs.recipes import TRAIN
@@ -30,10 +36,11 @@ def main() -> None:
 def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
     """Shard, train and evaluate; returns the model's id."""
     lake = Lake(config.lake)
-    taxonomy = read_taxonomy(config.taxonomy)
+    named = read_taxonomy(config.taxonomy)
     night = NightConfig(lake=config.lake, source=config.source, dataset=config.dataset, shards=config.shards)
     with connected():
         dataset = build_shards(night, run)
+        taxonomy = named or dataset.taxonomy or FASHIONAI
         trained = train(config, dataset, taxonomy, run)
         run.say(f"model {trained.model}: step {trained.step}, validation MAP {trained.validation_map:.4f}")
         scores = evaluate(lake, trained.model, dataset, run)

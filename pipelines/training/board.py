@@ -8,44 +8,54 @@ from typing import Any
 import ray
 
 from pipelines.telemetry import Run, Stage
+from pipelines.training.curves import Curves
 
 POLL_S = 1.0
 
 
 class Board:
-    """A Ray actor that rank 0 writes to and the driver reads; it holds the last figures and all notes."""
+    """A Ray actor that rank 0 writes to and the driver reads; it holds what the driver did not take yet."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._figures: dict[str, float] = {}
+        self._figures: list[dict[str, float]] = []
         self._notes: list[str] = []
 
     def post(self, figures: dict[str, float]) -> None:
-        """Replace the figures."""
-        self._figures = figures
+        """Add the figures of a step."""
+        self._figures.append(figures)
 
     def note(self, text: str) -> None:
         """Add a line that a person must see."""
         self._notes.append(text)
 
-    def take(self) -> tuple[dict[str, float], list[str]]:
+    def take(self) -> tuple[list[dict[str, float]], list[str]]:
         """Return the figures and the notes since the last call."""
-        notes, self._notes = self._notes, []
-        return self._figures, notes
+        taken = self._figures, self._notes
+        self._figures, self._notes = [], []
+        return taken
 
 
 @contextmanager
-def watching(board: Any, stage: Stage, run: Run) -> Iterator[None]:
-    """Show what is on the board while training blocks the main thread."""
+def watching(board: Any, stage: Stage, run: Run, curves: Curves) -> Iterator[dict[str, float]]:
+    """Show what is on the board while training blocks the main thread, and keep the curves.
+
+    Yields:
+        The last figures, filled as they come.
+    """
     done = threading.Event()
+    last: dict[str, float] = {}
 
     def look() -> None:
-        figures, notes = ray.get(board.take.remote())
+        posted, notes = ray.get(board.take.remote())
         for text in notes:
             run.say(f"  {text}")
-        if figures:
-            note = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "step")
-            stage.advance(int(figures["step"]) - stage.times.done, note=note)
+        for figures in posted:
+            curves.add(figures)
+        if posted:
+            last.update(posted[-1])
+            note = f"loss {last['loss']:.3f}, valid MAP {last['best map']:.3f}"
+            stage.advance(int(last["step"]) - stage.times.done, note=note)
 
     def watch() -> None:
         while not done.wait(POLL_S):
@@ -54,7 +64,7 @@ def watching(board: Any, stage: Stage, run: Run) -> Iterator[None]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield last
     finally:
         done.set()
         thread.join()

@@ -18,8 +18,9 @@ class TrainConfig:
     """Where labelled pictures come from; what is sharded already is used as it is."""
     dataset: str = "catalog"
     """Folder below shards/."""
-    taxonomy: str = "fashionai"
-    """`fashionai`, or the path of a JSON file {"attributes": [{"name": …, "values": […]}]}."""
+    taxonomy: str = "auto"
+    """`auto`: the data set's own, FashionAI's for a plain catalog; `fashionai`; or the path of a JSON file
+    {"attributes": [{"name": …, "values": […]}]}."""
     name: str = "train"
     """Begins the run's name below runs/; the same settings on the same pictures resume what was stopped."""
     shards: ShardOptions = field(default_factory=ShardOptions)
@@ -39,13 +40,16 @@ class TrainConfig:
     use_gpu: bool = False
     """Give each worker a GPU."""
     triplets_per_step: int = 16
-    """Triplets drawn for one step of one worker (the paper's batch)."""
+    """Triplets drawn for one step of one worker; the paper's batch is 16 of all workers together."""
     steps: int = 10_000
     """Optimizer steps."""
     validate_every: int = 1_000
-    """Steps between validations; the full state is kept at each."""
+    """Steps between validations; the full state is kept at each, and the best one becomes the model."""
+    patience: int = 0
+    """Stop after so many validations in a row without a better one; 0 does not stop early."""
     buffer_samples: int = 8_192
-    """Decoded pictures that each worker holds to draw from, 3 x image_size² bytes each."""
+    """Decoded pictures that each worker holds to draw from, 3 x image_size² bytes each; a larger share flows
+    through. Listed triplets need all of theirs."""
     max_minutes: float = 0
     """Stop cleanly after this time and keep the best so far; 0 is without limit."""
 
@@ -54,3 +58,5 @@ class TrainConfig:
         for name in ("num_workers", "triplets_per_step", "steps", "validate_every", "buffer_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.patience < 0:
+            raise ValueError(f"patience: expected at least 0, found {self.patience}")

@@ -1,12 +1,12 @@
 """Train a model from shards through Ray Train, and publish the best checkpoint in the lake."""
 
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import s3fs
@@ -16,19 +16,23 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from agman.errors import AgmanError, InvalidInput
+from agman.networks import build_network
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.dataset import Dataset
-from pipelines.evaluation import HeldOut, load_held_out
 from pipelines.lake import Lake, short_digest
 from pipelines.models import import_model
-from pipelines.telemetry import Run
+from pipelines.telemetry import Run, Stage
 from pipelines.training.board import Board, watching
 from pipelines.training.config import TrainConfig
+from pipelines.training.curves import Curves
+from pipelines.training.listed import check_listed_fit
 from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
+from pipelines.validation import load_validation
 
 RESTARTS = 3
 VALIDATION_PICTURES = 4_000
+_LENGTH = ("lake", "steps", "max_minutes", "patience")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Trained:
     step: int
     """Of the checkpoint that was kept."""
     validation_map: float
-    """Query-weighted, of the checkpoint that was kept."""
+    """Query-weighted, of the checkpoint that was kept; the share of right triplets where those are listed."""
 
 
 def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -> Trained:
@@ -56,25 +60,29 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         InvalidInput: if there is nothing to learn from.
     """
     lake = Lake(config.lake)
-    num_workers = min(config.num_workers, len(dataset.urls))
-    _check_size(config, num_workers)
-    if num_workers < config.num_workers:
-        run.say(f"  {len(dataset.urls)} shards feed {num_workers} workers, not {config.num_workers}")
+    num_workers = _num_workers(config, dataset, run)
+    _check_listed(config, dataset, taxonomy)
+    _check_network(config, taxonomy)
+    validation = load_validation(dataset, taxonomy, config.preprocess, limit=VALIDATION_PICTURES)
     board = ray.remote(Board).options(num_cpus=0).remote()
     task = WorkerTask(
         config=config,
         dataset=ray.put(dataset),
         taxonomy=taxonomy,
-        held_out=ray.put(_validation(config, dataset, taxonomy)),
+        validation=ray.put(validation),
         board=board,
         started=time.time(),
         time_limit_s=60 * config.max_minutes,
     )
-    with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run):
+    name = run_name(config, dataset)
+    curves = Curves(lake, name)
+    with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run, curves) as last:
         try:
-            result = _ray_trainer(config, lake, run_name(config, dataset), task, num_workers).fit()
+            result = _ray_trainer(config, lake, name, task, num_workers).fit()
         except TrainingFailedError as error:
             raise _own_error(error) from error
+    _tell_end(config, last, stage, run)
+    run.say(f"  curves: tensorboard --logdir {lake.url}/{curves.folder}")
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
     checkpoint, metrics = max(kept, key=lambda pair: float(pair[1]["map"]))
     with checkpoint.as_directory() as folder:
@@ -82,23 +90,34 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     return Trained(model, int(metrics["step"]), float(metrics["map"]))
 
 
-def read_taxonomy(spec: str) -> Taxonomy:
-    """Return the taxonomy that a config names.
+def read_taxonomy(spec: str) -> Taxonomy | None:
+    """Return the taxonomy that a config names, None for `auto`: the data set's own, else FashionAI's.
 
     Raises:
-        InvalidInput: if it is neither `fashionai` nor a readable JSON file.
+        InvalidInput: if it is neither `auto`, `fashionai` nor a readable JSON file.
     """
+    if spec == "auto":
+        return None
     if spec == "fashionai":
         return FASHIONAI
     try:
         return Taxonomy.from_json(json.loads(Path(spec).read_text()))
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"taxonomy {spec}: expected `fashionai` or a JSON file, found {error}") from error
+        raise InvalidInput(
+            f"taxonomy {spec}: expected `auto`, `fashionai` or a JSON file, found {error}"
+        ) from error
 
 
-def _check_size(config: TrainConfig, num_workers: int) -> None:
-    """Refuse what this machine can never place: Ray would wait for it without a word."""
-    if num_workers < 1:
+def _num_workers(config: TrainConfig, dataset: Dataset, run: Run) -> int:
+    """Return how many workers find work; refuse what this machine can never place.
+
+    Ray would wait for it without a word.
+    """
+    # With listed triplets every worker reads all tars; else each has tars of its own.
+    num_workers = (
+        config.num_workers if "train" in dataset.triplets else min(config.num_workers, len(dataset.urls))
+    )
+    if not dataset.urls:
         raise InvalidInput(f"source {config.source}: expected at least one usable picture, found none")
     wanted = num_workers * config.cpus_per_worker
     if not is_remote() and (wanted > num_cpus() or (config.use_gpu and num_workers > num_gpus())):
@@ -106,6 +125,52 @@ def _check_size(config: TrainConfig, num_workers: int) -> None:
             f"{num_workers} workers of {config.cpus_per_worker} CPUs: expected to fit this machine, found "
             f"{num_cpus()} CPUs and {num_gpus()} GPUs; lower --num-workers or --cpus-per-worker"
         )
+    if num_workers < config.num_workers:
+        run.say(f"  {len(dataset.urls)} shards feed {num_workers} workers, not {config.num_workers}")
+    return num_workers
+
+
+def _check_listed(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> None:
+    """Refuse settings that listed triplets cannot be learned with, before any worker starts."""
+    listed = dataset.triplets.get("train")
+    if listed is None:
+        return
+    check_listed_fit(listed, config.buffer_samples)
+    if config.optimisation.sampling != "paper" or config.optimisation.classification:
+        raise InvalidInput(
+            f"source {config.source} lists triplets and no labels: expected --optimisation.sampling paper "
+            f"and --optimisation.no-classification, found {config.optimisation.sampling} sampling "
+            f"{'with' if config.optimisation.classification else 'without'} classification"
+        )
+    if dataset.taxonomy is not None and taxonomy.names != dataset.taxonomy.names:
+        raise InvalidInput(
+            f"source {config.source} lists triplets of {', '.join(dataset.taxonomy.names)}: expected "
+            f"--taxonomy auto, found {config.taxonomy}"
+        )
+
+
+def _check_network(config: TrainConfig, taxonomy: Taxonomy) -> None:
+    """Build the network once: a start that is not there is one line, and one download feeds all workers."""
+    try:
+        build_network(config.network, len(taxonomy))
+    except OSError as error:
+        raise InvalidInput(
+            f"network.pretrained {config.network.pretrained}: expected weights, found {error}; on a machine "
+            "without internet give the path of a torchvision state dict, or None for a random start"
+        ) from error
+
+
+def _tell_end(config: TrainConfig, last: dict[str, float], stage: Stage, run: Run) -> None:
+    """Say why training ended where it did, and what the workers' time went to."""
+    if not last:
+        run.say("  nothing was left to do: an earlier run with these settings had ended")
+        return
+    if last["step"] < config.steps:
+        why = "the time limit" if config.max_minutes else f"no improvement in {config.patience} validations"
+        run.say(f"  stopped after step {int(last['step'])} of {config.steps}: {why}")
+    waited, worked = last["waited_s"], last["worked_s"]
+    stage.spent({"read": waited, "model": worked - waited})
+    run.say(f"  worker 0 waited for pictures {waited / max(worked, 1e-9):.1%} of {worked:.0f} s of learning")
 
 
 def _own_error(error: TrainingFailedError) -> Exception:
@@ -123,14 +188,16 @@ def run_name(config: TrainConfig, dataset: Dataset) -> str:
 
     How long it trains is left out, so that a finished one can be trained on.
     """
-    settings = {
-        name: value for name, value in asdict(config).items() if name not in ("lake", "steps", "max_minutes")
-    }
+    settings = {name: value for name, value in asdict(config).items() if name not in _LENGTH}
     shards = sorted(url.rsplit("/", 1)[-1] for url in dataset.urls)
     described = {
         sha256: [[use.role, use.labels] for use in uses] for sha256, uses in dataset.described.items()
     }
-    return f"{config.name}-{short_digest([settings, shards, described])[:8]}"
+    listed = dataset.triplets.get("train")
+    triplets = (
+        None if listed is None else [listed.pictures, hashlib.sha256(listed.rows.tobytes()).hexdigest()]
+    )
+    return f"{config.name}-{short_digest([settings, shards, described, triplets])[:8]}"
 
 
 def _storage(lake: Lake) -> dict[str, Any]:
@@ -139,20 +206,6 @@ def _storage(lake: Lake) -> dict[str, Any]:
         return {"storage_path": f"{lake.url}/runs"}
     filesystem = PyFileSystem(FSSpecHandler(s3fs.S3FileSystem(use_listings_cache=False)))
     return {"storage_path": f"{lake.url.removeprefix('s3://')}/runs", "storage_filesystem": filesystem}
-
-
-def _validation(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> HeldOut:
-    held_out = load_held_out(
-        dataset, taxonomy, config.preprocess, roles=("valid",), limit=VALIDATION_PICTURES
-    )
-    labelled = np.any(np.concatenate(held_out.values, axis=1), axis=1)
-    if not labelled[held_out.is_query].any() or not labelled[~held_out.is_query].any():
-        raise InvalidInput(
-            f"source {config.source}: expected at least 4 pictures of role valid that are labelled with "
-            f"{', '.join(taxonomy.names)}, found {int(labelled.sum())} among {len(labelled)}; a larger "
-            "catalog, a `labels` column, or columns named like FashionAI's attributes, give them"
-        )
-    return held_out
 
 
 def _ray_trainer(

@@ -6,18 +6,19 @@ paper's sampler exactly; a larger share flows through, one fresh picture for eac
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agman.errors import BadSample, InvalidInput
+from agman.errors import BadSample, CheckpointMismatch, InvalidInput
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, read_pixels
 from agman.triplets import TripletBuffer, Triplets
 from pipelines.dataset import Dataset
+from pipelines.shards.read import Sample
 
 SHUFFLE_SAMPLES = 1000
 Labels = dict[int, list[int]]
@@ -41,20 +42,23 @@ class SamplePool:
         Raises:
             InvalidInput: if the tars hold no labelled training picture.
         """
-        self.taxonomy = taxonomy
-        self.preprocess = preprocess
-        self.seed = seed
-        self.num_bad = 0
-        self.unknown_labels: Counter[str] = Counter()
-        self.buffer = TripletBuffer(taxonomy, seed=seed)
+        self._dataset = dataset
+        self._taxonomy = taxonomy
+        self._preprocess = preprocess
+        self._seed = seed
+        self._bad: set[str] = set()
+        self._unknown: Counter[str] = Counter()
+        self._buffer = TripletBuffer(taxonomy, seed=seed)
+        self._digests: list[str] = []
         self._pixels: list[Tensor] = []
         self._labels: list[Labels] = []
-        self._num_replaced = 0
-        first = _labelled(dataset.samples(), self)
-        for pixels, labels in first:
-            self.buffer.add(len(self._pixels), labels)
-            self._pixels.append(pixels)
-            self._labels.append(labels)
+        for sample, labels in _labelled(dataset.samples(), taxonomy, self._unknown):
+            pixels = self._read(sample)
+            if pixels is not None:
+                self._buffer.add(len(self._pixels), labels)
+                self._digests.append(sample.sha256)
+                self._pixels.append(pixels)
+                self._labels.append(labels)
             if len(self._pixels) == capacity:
                 break
         if not self._pixels:
@@ -63,7 +67,9 @@ class SamplePool:
                 f"{', '.join(taxonomy.names)}, found none; do the source's labels use these names?"
             )
         # A pool that was not filled holds the whole share: nothing ever needs to flow.
-        self._fresh = self._endless(dataset) if len(self._pixels) == capacity else None
+        self._flows = len(self._pixels) == capacity
+        self._num_replaced = self._epoch = self._num_read = 0
+        self._fresh = self._endless()
 
     def __len__(self) -> int:
         """Return the number of pictures held."""
@@ -71,7 +77,7 @@ class SamplePool:
 
     def draw(self, num_triplets: int) -> Triplets:
         """Draw triplets of slots after the paper's law."""
-        return self.buffer.draw(num_triplets)
+        return self._buffer.draw(num_triplets)
 
     def pixels(self, slots: np.ndarray) -> Tensor:
         """Return pictures by slot: [B, 3, S, S] uint8."""
@@ -83,44 +89,105 @@ class SamplePool:
 
     def refresh(self, num_pictures: int) -> None:
         """Replace the oldest pictures by the next ones of the stream; nothing where all are held."""
-        if self._fresh is None:
-            return
-        for _ in range(num_pictures):
-            pixels, labels = next(self._fresh)
-            slot = self._num_replaced % len(self._pixels)
-            self.buffer.remove(slot)
-            self.buffer.add(slot, labels)
-            self._pixels[slot], self._labels[slot] = pixels, labels
+        for digest, pixels, labels in islice(self._fresh, num_pictures if self._flows else 0):
+            self._put(self._num_replaced % len(self), digest, pixels, labels)
             self._num_replaced += 1
 
+    def notes(self) -> list[str]:
+        """Tell what is left out: values that no triplet has, unknown labels, broken pictures."""
+        said = [
+            f"left out of the draws: {value.attribute}={value.value}: {value.reason} ({value.count} pictures)"
+            for value in self._buffer.unusable()
+            if value.count
+        ]
+        if self._unknown:
+            shown = ", ".join(f"{name} ({count})" for name, count in self._unknown.most_common(5))
+            said.append(f"labels that the taxonomy does not know, left out: {shown}")
+        if self._bad:
+            said.append(f"pictures that cannot be decoded, left out: {len(self._bad)}")
+        return said
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on exactly here."""
-        return {"buffer": self.buffer.state_dict(), "num_replaced": self._num_replaced}
+        """Return what `load_state_dict` needs to go on exactly here; plain values and tensors."""
+        return {
+            "buffer": self._buffer.state_dict(),
+            "flow": {
+                "digests": list(self._digests),
+                "labels": [sorted(labels.items()) for labels in self._labels],
+                "num_replaced": self._num_replaced,
+                "epoch": self._epoch,
+                "num_read": self._num_read,
+            },
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring a new pool over the same tars to where another one was."""
-        self.refresh(state["num_replaced"] - self._num_replaced)
-        self.buffer.load_state_dict(state["buffer"])
+        """Bring a new pool over the same tars to where another one was.
 
-    def _endless(self, dataset: Dataset) -> Iterator[tuple[Tensor, Labels]]:
-        for epoch in count():
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(dataset.urls))
-            shuffled = dataset.share([dataset.urls[i] for i in order])
-            yield from _labelled(shuffled.samples(shuffle=SHUFFLE_SAMPLES, seed=self.seed + epoch), self)
+        It costs two passes over the tars at most, however long the other one had flowed.
 
+        Raises:
+            CheckpointMismatch: if the tars lack a picture that the other pool held.
+        """
+        flow = state["flow"]
+        if flow["num_replaced"] != self._num_replaced:
+            pixels = self._find(set(flow["digests"]))
+            for slot, (digest, labels) in enumerate(zip(flow["digests"], flow["labels"], strict=True)):
+                self._put(slot, digest, pixels[digest], dict(labels))
+            self._num_replaced, self._epoch, self._num_read = (
+                flow[name] for name in ("num_replaced", "epoch", "num_read")
+            )
+            self._fresh = self._endless()
+        self._buffer.load_state_dict(state["buffer"])
 
-def _labelled(stream: Iterator[Any], pool: SamplePool) -> Iterator[tuple[Tensor, Labels]]:
-    """Decode the training samples that carry a known label; count what is left out."""
-    for sample in stream:
-        if sample.role != "train":
-            continue
-        labels = label_indices(sample.labels, pool.taxonomy, pool.unknown_labels)
-        if not labels:
-            continue
+    def _put(self, slot: int, digest: str, pixels: Tensor, labels: Labels) -> None:
+        self._buffer.remove(slot)
+        self._buffer.add(slot, labels)
+        self._digests[slot], self._pixels[slot], self._labels[slot] = digest, pixels, labels
+
+    def _find(self, digests: set[str]) -> dict[str, Tensor]:
+        """Read pictures by their digests, in one pass over the tars."""
+        found: dict[str, Tensor] = {}
+        for sample in self._dataset.samples():
+            if sample.sha256 in digests and sample.sha256 not in found:
+                found[sample.sha256] = read_pixels(sample.encoded, self._preprocess)
+                if len(found) == len(digests):
+                    return found
+        raise CheckpointMismatch(
+            f"the training state holds {len(digests)} pictures, the tars have {len(found)} of them; "
+            "train anew under another --name"
+        )
+
+    def _endless(self) -> Iterator[tuple[str, Tensor, Labels]]:
+        """Stream the share over and over, from where the pool is: each epoch in an order of its own."""
+        urls = self._dataset.urls
+        for epoch in count(self._epoch):
+            order = np.random.default_rng((self._seed, epoch)).permutation(len(urls))
+            shuffled = self._dataset.share([urls[i] for i in order])
+            stream = shuffled.samples(shuffle=SHUFFLE_SAMPLES, seed=self._seed + epoch)
+            already = self._num_read if epoch == self._epoch else 0
+            self._epoch, self._num_read = epoch, already
+            for sample, labels in islice(_labelled(stream, self._taxonomy, Counter()), already, None):
+                self._num_read += 1
+                pixels = self._read(sample)
+                if pixels is not None:
+                    yield sample.sha256, pixels, labels
+
+    def _read(self, sample: Sample) -> Tensor | None:
         try:
-            yield read_pixels(sample.encoded, pool.preprocess), labels
+            return read_pixels(sample.encoded, self._preprocess)
         except BadSample:
-            pool.num_bad += 1
+            self._bad.add(sample.sha256)
+            return None
+
+
+def _labelled(
+    stream: Iterator[Sample], taxonomy: Taxonomy, unknown: Counter[str]
+) -> Iterator[tuple[Sample, Labels]]:
+    """Choose the training samples that carry a known label; count in `unknown` what is left out."""
+    for sample in stream:
+        labels = label_indices(sample.labels, taxonomy, unknown) if sample.role == "train" else {}
+        if labels:
+            yield sample, labels
 
 
 def label_indices(labels: Mapping[str, Sequence[str]], taxonomy: Taxonomy, unknown: Counter[str]) -> Labels:

@@ -1,4 +1,4 @@
-"""What each Ray Train worker does: draw, step, validate, keep its state."""
+"""What each Ray Train worker does around its `Learner`: validate, stop with the others, keep its state."""
 
 import tempfile
 import time
@@ -6,24 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import nn
 
 from agman.checkpoint import save_model
-from agman.model import AGMAN
 from agman.taxonomy import Taxonomy
-from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, index_triplets
-from agman.transforms import augment, normalise
-from pipelines.dataset import Dataset
-from pipelines.evaluation import HeldOut, validate
-from pipelines.shards.read import pick_worker_shards
 from pipelines.training.config import TrainConfig
-from pipelines.training.samples import SamplePool
+from pipelines.training.learner import Learner, Patience
+from pipelines.validation import Validation, validate
 
 MODEL_FOLDER = "model"
 POST_EVERY_STEPS = 10
@@ -37,8 +31,8 @@ class WorkerTask:
     dataset: Any
     """Reference to the `Dataset`; each worker takes its share of the tars."""
     taxonomy: Taxonomy
-    held_out: Any
-    """Reference to the validation pictures."""
+    validation: Any
+    """Reference to the `Validation`."""
     board: Any
     """Handle of the `Board`."""
     started: float
@@ -54,130 +48,94 @@ def train_worker(loop: dict[Any, Any]) -> None:
         loop: the `WorkerTask` under "task": Ray Train hands over a dict.
     """
     worker = Worker(loop["task"])
-    config = worker.task.config
-    stopped = False
-    while worker.step < config.steps and not stopped:
-        figures = worker.train_step()
-        stopped = worker.time_share() >= 1
-        if worker.step % POST_EVERY_STEPS == 0:
-            worker.post(figures)
-        if stopped or worker.step % config.validate_every == 0 or worker.step == config.steps:
-            worker.validate_and_report(figures)
+    while not worker.is_done():
+        worker.train_step()
 
 
 class Worker:
-    """One rank: its model, its pool of pictures and its random states."""
+    """One rank among others."""
 
     def __init__(self, task: WorkerTask) -> None:
         """Build everything, then go on from the checkpoint if there is one."""
         context = ray.train.get_context()
         self.task = task
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        config = task.config
-        torch.set_num_threads(config.cpus_per_worker)
-        # The same start on every rank; draws differ by rank.
-        torch.manual_seed(config.optimisation.seed)
+        self.rank, self.num_ranks = context.get_world_rank(), context.get_world_size()
+        torch.set_num_threads(task.config.cpus_per_worker)
         self.device = ray.train.torch.get_device()
-        self.model = AGMAN(config.network, len(task.taxonomy))
-        module: torch.nn.Module = TrainingStep(self.model, config.optimisation)
-        module = ray.train.torch.prepare_model(module, move_to_device=True)
-        self.trainer = Trainer(module, config.optimisation, config.steps)
-        dataset: Dataset = ray.get(task.dataset)
-        self.pool = SamplePool(
-            dataset.share(pick_worker_shards(dataset.urls, self.rank, self.world)),
+        self.learner = Learner(
+            task.config,
             task.taxonomy,
-            config.preprocess,
-            capacity=config.buffer_samples,
-            seed=config.optimisation.seed + 1000 * self.rank,
+            ray.get(task.dataset),
+            rank=self.rank,
+            num_ranks=self.num_ranks,
+            device=self.device,
+            wrap=_distributed,
         )
-        self.generator = torch.Generator().manual_seed(config.optimisation.seed + 1000 * self.rank)
-        self.waited_s = 0.0
+        self.patience = Patience(task.config.patience)
         self._time_share = 0.0
-        self.best = 0.0
         self._restore()
-        self._tell_unusable()
+        if self.rank == 0:
+            for note in self.learner.pool.notes():
+                task.board.note.remote(f"worker 0: {note}")
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return self.trainer.step_count
+    def is_done(self) -> bool:
+        """Tell whether the steps are done, the time is over or validation has stopped improving."""
+        is_over = self.learner.step >= self.task.config.steps
+        return is_over or self._time_share >= 1 or self.patience.is_spent
 
-    def train_step(self) -> dict[str, float]:
-        """Draw a batch and learn from it."""
-        started = time.perf_counter()
-        batch = self._batch()
-        self.waited_s += time.perf_counter() - started
-        return self.trainer.step(batch, self._time_share)
+    def train_step(self) -> None:
+        """Learn from one batch; validate and report where that is due."""
+        config = self.task.config
+        figures = self.learner.learn(self._time_share)
+        self._watch_time()
+        if self.learner.step % POST_EVERY_STEPS == 0:
+            self._post(figures)
+        if self.is_done() or self.learner.step % config.validate_every == 0:
+            self._validate_and_report(figures)
 
-    def time_share(self) -> float:
-        """Return the share of the time limit that is used, by rank 0's clock: all stop together."""
+    def _watch_time(self) -> None:
+        """Look how much of the time limit is used, by rank 0's clock: all stop together."""
         if self.task.time_limit_s:
-            share = torch.tensor([(time.time() - self.task.started) / self.task.time_limit_s])
-            if self.world > 1:
-                torch.distributed.broadcast(share, src=0)
-            self._time_share = float(share.item())
-        return self._time_share
+            self._time_share = self._of_rank_0((time.time() - self.task.started) / self.task.time_limit_s)
 
-    def post(self, figures: dict[str, float]) -> None:
-        """Tell the driver where rank 0 is."""
-        if self.rank == 0:
-            shown = {"step": self.step, "loss": figures["loss"], "valid MAP": self.best}
-            self.task.board.post.remote(shown)
-
-    def validate_and_report(self, figures: dict[str, float]) -> None:
-        """Judge the model on rank 0 and keep every rank's state."""
-        found = 0.0
-        if self.rank == 0:
-            held_out: HeldOut = ray.get(self.task.held_out)
-            self.model.eval()
-            found = validate(self.model, held_out, self.task.taxonomy, self.task.config.preprocess)
-            self.model.train()
-            self.best = max(self.best, found)
-            self.post(figures)
-        metrics = {**figures, "map": found, "step": self.step, "waited_s": self.waited_s}
+    def _validate_and_report(self, figures: dict[str, float]) -> None:
+        """Judge the model on rank 0, tell all ranks, and keep every rank's state."""
+        score = self._of_rank_0(self._score() if self.rank == 0 else 0.0)
+        self.patience.record(score)
+        learner, task = self.learner, self.task
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            torch.save(self._state(), folder / state_file(self.rank))
+            state = {**learner.state_dict(), "patience": self.patience.state_dict()}
+            torch.save(state, folder / state_file(self.rank))
             if self.rank == 0:
-                save_model(self.model, self.task.taxonomy, self.task.config.preprocess, folder / MODEL_FOLDER)
+                save_model(learner.model, task.taxonomy, task.config.preprocess, folder / MODEL_FOLDER)
+            metrics = {**figures, "map": score, "step": learner.step}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        self._post({**figures, "map": score})
 
-    def _batch(self) -> TrainingBatch:
-        config, pool = self.task.config, self.pool
-        drawn = pool.draw(config.triplets_per_step)
-        slots, image_index, attribute, triplets = index_triplets(drawn)
-        labels = pool.labels(slots)
-        value = np.zeros(0, np.int64)
-        if config.optimisation.sampling == "batch":
-            image_index, attribute, value = index_labels(labels)
-        pixels = augment(pool.pixels(slots).to(self.device), self.generator, config.augmentation)
-        pool.refresh(config.triplets_per_step)
-        return TrainingBatch(
-            images=normalise(pixels, config.preprocess),
-            image_index=self._tensor(image_index),
-            attribute=self._tensor(attribute),
-            value=self._tensor(value),
-            targets=self._targets(labels),
-            triplets=None if config.optimisation.sampling == "batch" else self._tensor(triplets),
-        )
+    def _score(self) -> float:
+        validation: Validation = ray.get(self.task.validation)
+        self.learner.model.eval()
+        score = validate(self.learner.model, validation, self.task.config.preprocess)
+        self.learner.model.train()
+        return score
 
-    def _targets(self, labels: list[dict[int, list[int]]]) -> Tensor:
-        """Return which attributes each picture is labelled with: [B, A]."""
-        targets = torch.zeros(len(labels), len(self.task.taxonomy))
-        for row, shown in enumerate(labels):
-            targets[row, list(shown)] = 1.0
-        return targets.to(self.device)
+    def _of_rank_0(self, value: float) -> float:
+        """Give every rank the number that rank 0 has."""
+        if self.num_ranks == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return float(shared.item())
 
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "trainer": self.trainer.state_dict(),
-            "pool": self.pool.state_dict(),
-            "generator": self.generator.get_state(),
-            "best": self.best,
-        }
+    def _post(self, figures: dict[str, float]) -> None:
+        """Tell the driver where rank 0 is."""
+        if self.rank == 0:
+            learner = self.learner
+            work = {"waited_s": learner.waited_s, "worked_s": learner.worked_s, "images": learner.num_images}
+            self.task.board.post.remote(
+                {"step": learner.step, **figures, **work, "best map": self.patience.best}
+            )
 
     def _restore(self) -> None:
         checkpoint = ray.train.get_checkpoint()
@@ -188,25 +146,15 @@ class Worker:
             # A worker that was not there before takes the model from rank 0 and its own fresh draws.
             path = own if own.exists() else Path(name) / state_file(0)
             state = torch.load(path, weights_only=True, map_location="cpu")
-        self.trainer.load_state_dict(state["trainer"])
-        if own == path:
-            self.pool.load_state_dict(state["pool"])
-            self.generator.set_state(state["generator"])
-        self.best = state["best"]
-
-    def _tell_unusable(self) -> None:
-        """Report labels that no triplet can be drawn from; they are left out, not looped over."""
-        if self.rank != 0:
-            return
-        for unusable in self.pool.buffer.unusable():
-            if unusable.count:
-                text = f"{unusable.attribute}={unusable.value}: {unusable.reason} ({unusable.count} pictures)"
-                self.task.board.note.remote(f"left out of the draws on worker 0: {text}")
-        if self.pool.unknown_labels:
-            shown = ", ".join(f"{name} ({count})" for name, count in self.pool.unknown_labels.most_common(5))
-            self.task.board.note.remote(f"labels that the taxonomy does not know, left out: {shown}")
+        self.learner.load_state_dict(state, is_own=own == path)
+        self.patience.load_state_dict(state["patience"])
 
 
 def state_file(rank: int) -> str:
     """Return the name of a rank's state in a checkpoint."""
     return f"state-{rank}.pt"
+
+
+def _distributed(module: nn.Module) -> nn.Module:
+    wrapped: nn.Module = ray.train.torch.prepare_model(module, move_to_device=True)
+    return wrapped

@@ -1,0 +1,215 @@
+"""One rank of a training without Ray: the network, its pictures, its random states, and how far they are."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agman.networks import build_network
+from agman.taxonomy import Taxonomy
+from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, index_triplets
+from agman.transforms import augment, normalise
+from agman.triplets import Triplets
+from pipelines.dataset import Dataset
+from pipelines.shards.read import pick_worker_shards
+from pipelines.training.config import TrainConfig
+from pipelines.training.listed import ListedPool
+from pipelines.training.samples import Labels, SamplePool
+
+SEEDS_BETWEEN_RANKS = 1000
+
+
+class Pool(Protocol):
+    """Decoded pictures by slot, and where the triplets over them come from."""
+
+    def draw(self, num_triplets: int) -> Triplets:
+        """Return the next triplets, of slots."""
+        ...
+
+    def pixels(self, slots: np.ndarray) -> Tensor:
+        """Return pictures by slot: [B, 3, S, S] uint8."""
+        ...
+
+    def labels(self, slots: np.ndarray) -> list[Labels]:
+        """Return labels by slot: attribute index -> value indices."""
+        ...
+
+    def refresh(self, num_pictures: int) -> None:
+        """Let fresh pictures in where not all are held."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Tell what is left out."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` of a new pool needs to go on exactly here."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another pool was."""
+        ...
+
+
+class Learner:
+    """A rank's trainer and pool: each step depends on `state_dict` alone."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        taxonomy: Taxonomy,
+        dataset: Dataset,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        device: torch.device | None = None,
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        """Build the network and read the first pictures.
+
+        Args:
+            config: see `TrainConfig`.
+            taxonomy: attributes and values to learn.
+            dataset: all tars; the rank takes its share.
+            rank: of this worker.
+            num_ranks: that learn together.
+            device: of the network; the CPU if left out.
+            wrap: moves the step to the device and makes it a distributed one.
+
+        Raises:
+            InvalidInput: if there is nothing to learn from.
+        """
+        self.config = config
+        self.taxonomy = taxonomy
+        self.device = device or torch.device("cpu")
+        options = config.optimisation
+        # The same start on every rank; draws differ by rank.
+        torch.manual_seed(options.seed)
+        self.model = build_network(config.network, len(taxonomy))
+        self.trainer = Trainer(wrap(TrainingStep(self.model, options)), options, config.steps)
+        seed = options.seed + SEEDS_BETWEEN_RANKS * rank
+        self.pool = _open_pool(config, taxonomy, dataset, rank, num_ranks, seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.waited_s = 0.0
+        """Time spent on making batches, of `worked_s`."""
+        self.worked_s = 0.0
+        self.num_images = 0
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.trainer.step_count
+
+    def learn(self, time_share: float = 0.0) -> dict[str, float]:
+        """Draw a batch and learn from it.
+
+        Args:
+            time_share: share of the run's time limit that is used up.
+
+        Returns:
+            The figures of `Trainer.step`.
+        """
+        started = time.perf_counter()
+        batch = self.batch()
+        drawn = time.perf_counter()
+        figures = self.trainer.step(batch, time_share)
+        self.waited_s += drawn - started
+        self.worked_s += time.perf_counter() - started
+        self.num_images += len(batch.images)
+        return figures
+
+    def batch(self) -> TrainingBatch:
+        """Make the next batch: every picture once, however many triplets it is in."""
+        config, pool = self.config, self.pool
+        slots, image_index, attribute, triplets = index_triplets(pool.draw(config.triplets_per_step))
+        labels = pool.labels(slots)
+        shown = None
+        if config.optimisation.sampling == "batch":
+            image_index, attribute, shown = index_labels(labels)
+        pixels = augment(pool.pixels(slots).to(self.device), self.generator, config.augmentation)
+        pool.refresh(config.triplets_per_step)
+        return TrainingBatch(
+            images=normalise(pixels, config.preprocess),
+            image_index=self._tensor(image_index),
+            attribute=self._tensor(attribute),
+            targets=self._targets(labels),
+            triplets=None if shown is not None else self._tensor(triplets),
+            shown=None if shown is None else self._tensor(shown),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on: tensors and plain values, safe to read weights-only."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "pool": self.pool.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, is_own: bool = True) -> None:
+        """Go on where another learner was.
+
+        Args:
+            state: of `state_dict`.
+            is_own: whether it is this rank's; another rank's gives the weights, not the draws.
+
+        Raises:
+            CheckpointMismatch: if the state is another network's or of other pictures.
+        """
+        self.trainer.load_state_dict(state["trainer"])
+        if is_own:
+            self.pool.load_state_dict(state["pool"])
+            self.generator.set_state(state["generator"])
+
+    def _targets(self, labels: list[Labels]) -> Tensor:
+        """Return which attributes each picture is labelled with: [B, A]."""
+        targets = torch.zeros(len(labels), len(self.taxonomy))
+        for row, shown in enumerate(labels):
+            targets[row, list(shown)] = 1.0
+        return targets.to(self.device)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+class Patience:
+    """The best validation so far, and how many came after it without being better."""
+
+    def __init__(self, limit: int) -> None:
+        """Start before the first validation; `limit` in a row without improvement end it, 0 never does."""
+        self.limit = limit
+        self.best = 0.0
+        self.num_worse = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether training should stop."""
+        return 0 < self.limit <= self.num_worse
+
+    def record(self, score: float) -> None:
+        """Take a validation's score in [0, 1]."""
+        self.num_worse = 0 if score > self.best else self.num_worse + 1
+        self.best = max(self.best, score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score and the count."""
+        return {"best": self.best, "num_worse": self.num_worse}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        self.best, self.num_worse = float(state["best"]), int(state["num_worse"])
+
+
+def _open_pool(
+    config: TrainConfig, taxonomy: Taxonomy, dataset: Dataset, rank: int, num_ranks: int, seed: int
+) -> Pool:
+    listed = dataset.triplets.get("train")
+    if listed is not None:
+        return ListedPool(
+            dataset, listed, config.preprocess,
+            rank=rank, num_ranks=num_ranks, capacity=config.buffer_samples, seed=config.optimisation.seed,
+        )  # fmt: skip
+    share = dataset.share(pick_worker_shards(dataset.urls, rank, num_ranks))
+    return SamplePool(share, taxonomy, config.preprocess, capacity=config.buffer_samples, seed=seed)
