@@ -1,14 +1,12 @@
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
+import golden_values
 import numpy as np
 import pytest
 import torch
+from golden_values import fill
 
 from agman.model import AGMAN, ModelConfig, Network
-
-GOLDEN = Path(__file__).parent / "golden" / "agman_golden_8.npz"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,33 +16,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def golden_tensor(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The golden README's rule for the tensor of a name."""
-    generator = np.random.default_rng(zlib.crc32(name.encode()))
-    noise = torch.from_numpy(generator.standard_normal(tuple(tensor.shape), dtype=np.float32))
-    if name in ("w", "w1", "w2"):
-        return 1 + 0.1 * noise
-    if name == "masks.weight":
-        return tensor + 0.05 * noise
-    if name.endswith("num_batches_tracked"):
-        return tensor
-    if name.endswith((".running_mean", ".bias")):
-        return 0.1 * noise
-    if name.endswith(".running_var"):
-        return 1 + 0.1 * noise.abs()
-    if name == "attr_embedding.weight":
-        return noise
-    if tensor.ndim == 1:
-        return 1 + 0.1 * noise
-    return noise * (2 / tensor[0].numel()) ** 0.5
-
-
-def fill(model: Network) -> Network:
-    """Seeded weights of trained scale, batch norms far from the identity, in eval mode."""
-    model.load_state_dict({name: golden_tensor(name, t) for name, t in model.state_dict().items()})
-    return model.eval()
 
 
 @torch.inference_mode()
@@ -62,20 +33,18 @@ def pictures(*shape: int) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def golden_arrays() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as arrays:
-        return dict(arrays)
+    return golden_values.golden_arrays()
 
 
 @pytest.fixture(scope="session")
 def golden_input() -> torch.Tensor:
-    generator = np.random.default_rng(zlib.crc32(b"input"))
-    return torch.from_numpy(generator.standard_normal((2, 3, 224, 224), dtype=np.float32))
+    return golden_values.golden_input()
 
 
 @pytest.fixture(scope="session")
 def golden_model() -> AGMAN:
     """ResNet-50, 8 attributes; shared, so tests must not change it."""
-    return fill(AGMAN(ModelConfig(), 8))
+    return golden_values.golden_model()
 
 
 @pytest.fixture

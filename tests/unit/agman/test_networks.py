@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_values import fill
 from torch import nn
 
 from agman.backbone import TRUNKS
@@ -14,7 +15,7 @@ from agman.taxonomy import FASHIONAI, Taxonomy
 from agman.trainer import Trainer, TrainerConfig, TrainingBatch, TrainingStep
 from agman.transforms import Preprocess
 
-from .conftest import fill, pictures, plainly
+from .conftest import pictures, plainly
 
 BASELINES = {
     "plain": ModelConfig(trunk="resnet18", embedding_dim=24, head="plain"),

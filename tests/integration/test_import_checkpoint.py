@@ -1,0 +1,101 @@
+"""The authors' checkpoint from its file to embeddings in Parquet, by the jobs a person runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_values import GOLDEN_ATTRIBUTES, golden_arrays, golden_input, golden_model
+from PIL import Image
+
+from agman.checkpoint import load_model
+from agman.model import AGMAN
+from pipelines.lake import Lake
+from pipelines.models import list_models
+from pipelines.parts import read_embeddings
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def publish(model: AGMAN, path: Path) -> None:
+    """Write a file as the authors' code does, with its wrapper's prefix and the trunk's unused classifier."""
+    state = {f"embeddingnet.{name}": tensor for name, tensor in model.state_dict().items()}
+    state["embeddingnet.backbonenet.fc.weight"] = torch.zeros(1000, 2048)
+    torch.save({"epoch": 7, "state_dict": state, "prec": np.float64(62.88)}, path)
+
+
+def as_pictures(values: torch.Tensor, folder: Path) -> tuple[float, float]:
+    """Write the golden input [N, 3, 224, 224] as 8-bit pictures; return the mean and deviation to undo it."""
+    low, span = float(values.min()), float(values.max() - values.min())
+    folder.mkdir()
+    for number, levels in enumerate(((values - low) / span * 255).round().byte()):
+        Image.fromarray(levels.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    return -low / span, 1 / span
+
+
+def test_an_imported_checkpoint_gives_the_golden_embeddings(tmp_path: Path) -> None:
+    lake, checkpoint = tmp_path / "lake", tmp_path / "model_best.pth.tar"
+    publish(golden_model(), checkpoint)
+    mean, deviation = as_pictures(golden_input(), tmp_path / "pictures")
+    numbers = [f"--preprocess.{name}={value!r}" for name, value in (("mean", mean), ("std", deviation))]
+    levels = [word for number in numbers for word in (number.split("=")[0], *[number.split("=")[1]] * 3)]
+    imported = start("jobs/import_checkpoint.py", str(checkpoint), f"--lake={lake}", *levels)
+    assert imported.returncode == 0, imported.stdout + imported.stderr
+    (model,) = list_models(Lake(str(lake)))
+    assert model in imported.stdout
+    for name, tensor in golden_model().state_dict().items():
+        assert torch.equal(load_model(lake / "models" / model).model.state_dict()[name], tensor)
+
+    embedded = start(
+        "jobs/embed_catalog.py", f"--lake={lake}", f"--source={tmp_path / 'pictures'}", f"--model={model}",
+        "--embed.precision=float32", "--embed.threads=2",
+    )  # fmt: skip
+    assert embedded.returncode == 0, embedded.stdout + embedded.stderr
+    found = {}
+    for attribute in GOLDEN_ATTRIBUTES:
+        (path,) = lake.glob(f"embeddings/model={model}/attribute={attribute}/*.parquet")
+        digests, vectors = read_embeddings(path)
+        found[attribute] = dict(zip(digests, vectors, strict=True))
+    order = _by_number(lake)
+    vectors = np.stack([[found[name][digest] for name in GOLDEN_ATTRIBUTES] for digest in order])
+    # 8 bits a level move the input by 1%; what was imported with another order or scale is far away.
+    cosines = (vectors * golden_arrays()["embedding"]).sum(-1)
+    assert cosines.min() > 0.999
+
+
+def _by_number(lake: Path) -> list[str]:
+    """Return the sha256 of 0.png and 1.png, in this order."""
+    import pyarrow.parquet as pq
+
+    (index,) = (lake / "shards" / "catalog").glob("*.parquet")
+    rows = pq.read_table(index, columns=["key", "sha256"]).to_pylist()
+    return [row["sha256"] for row in sorted(rows, key=lambda row: row["key"])]
+
+
+def test_wrong_checkpoints_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.pth.tar"
+    model = golden_model()
+    state = {f"embeddingnet.{name}": tensor for name, tensor in model.state_dict().items()}
+    state["embeddingnet.fc1.weight"] = torch.zeros(512, 1000)
+    torch.save({"epoch": 1, "state_dict": state, "prec": 1.0}, path)
+    refused = start("jobs/import_checkpoint.py", str(path), f"--lake={tmp_path / 'lake'}")
+    assert refused.returncode == 1
+    assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+    assert "fc1.weight expected (512, 1024)" in refused.stderr
+    assert not (tmp_path / "lake" / "models").exists()
