@@ -83,13 +83,12 @@ class AsenBenchmark(Benchmark):
         counts = np.array([len(attribute.values) for attribute in self.taxonomy])
         by_role: list[tuple[str | None, LabelLines]] = []
         for split, numbers in zip(SPLITS, pictures, strict=True):
-            in_lists = []
+            is_listed = np.zeros(len(encoded.dictionary), bool)
             for role, file in ROLE_LISTS[split]:
                 lines = read_labels(self._folder / file, len(numbers), counts, many=split == "train")
                 by_role.append((role, replace(lines, picture=numbers[lines.picture])))
-                in_lists.append(numbers[lines.picture])
-            unlisted = np.setdiff1d(numbers, np.concatenate(in_lists))
-            by_role.append((split, without_labels(unlisted)))
+                is_listed[numbers[lines.picture]] = True
+            by_role.append((split, without_labels(numbers[~is_listed[numbers]])))
         return group_uses(encoded.dictionary, by_role, self.taxonomy)
 
 

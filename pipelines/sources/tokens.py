@@ -40,7 +40,7 @@ def version_token(uri: str) -> str:
     path = local_path(uri)
     try:
         if path is not None:
-            return _local_token(path)
+            return local_token(path)
         if scheme_of(uri) == "generated":
             return f"v{uri.split('/')[1]}"
         with translated(uri):
@@ -51,9 +51,15 @@ def version_token(uri: str) -> str:
         return ""
 
 
-def _local_token(path: Path) -> str:
+def local_token(path: str | Path) -> str:
+    """Return the token of a local file, ABSENT where there is none.
+
+    Raises:
+        OSError: if it cannot be told.
+        ValueError: if no file can have this path.
+    """
     try:
-        return file_token(path.stat())
+        return file_token(os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
 

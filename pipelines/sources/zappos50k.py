@@ -70,11 +70,12 @@ class Zappos50k(Benchmark):
     def _read(self) -> Uses:
         paths, pictures = self._paths()
         by_role: list[tuple[str | None, LabelLines]] = []
+        is_listed = np.zeros(len(paths), bool)
         for split in PUBLISHED_SPLITS:
-            named = np.unique(np.concatenate(self._read_lists(split, len(pictures))))
-            by_role.append((split, without_labels(pictures[named])))
-        listed = np.concatenate([lines.picture for _, lines in by_role])
-        by_role.append(("test", without_labels(np.setdiff1d(pictures, listed))))
+            named = pictures[np.concatenate(self._read_lists(split, len(pictures))).ravel()]
+            by_role.append((split, without_labels(named)))
+            is_listed[named] = True
+        by_role.append(("test", without_labels(np.flatnonzero(~is_listed))))
         return group_uses(paths, by_role, self.taxonomy)
 
     def _paths(self) -> tuple[pa.StringArray, NDArray[np.int64]]:
