@@ -18,11 +18,14 @@ from torch import Tensor
 from agman.errors import CheckpointMismatch, InvalidInput
 from agman.model import AGMAN, ModelConfig, Network
 from agman.networks import build_network
+from agman.prototypes import Prototypes
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess
 
 WEIGHTS = "weights.safetensors"
 """Name of the file of tensors within a model's folder."""
+PROTOTYPES = "prototypes.safetensors"
+"""Name of the file that says values in words; a model without training pictures has none."""
 CONFIG = "config.json"
 """Name of the file that describes the tensors; written last, so a folder without it is not finished."""
 _PUBLISHED_PREFIX = "embeddingnet."
@@ -48,23 +51,34 @@ class LoadedModel(NamedTuple):
     preprocess: Preprocess
     """How its images are read."""
     digest: str
-    """Identity of the three above, as `model_digest`."""
+    """Identity of everything here, as `model_digest`."""
+    prototypes: Prototypes | None = None
+    """What turns its embeddings into values."""
 
 
-def model_digest(weights: Mapping[str, Tensor], taxonomy: Taxonomy, preprocess: Preprocess) -> str:
-    """Name a model by everything its embeddings depend on.
+def model_digest(
+    weights: Mapping[str, Tensor],
+    taxonomy: Taxonomy,
+    preprocess: Preprocess,
+    prototypes: Prototypes | None = None,
+) -> str:
+    """Name a model by everything its embedding rows depend on.
 
     Args:
         weights: the state dict.
         taxonomy: the attributes, in order.
         preprocess: how images are read.
+        prototypes: what gives the rows their values.
 
     Returns:
         64 hex digits: sha256 over the tensors by name with dtype, shape and bytes, then both digests.
     """
     digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
+    tensors = dict(weights)
+    if prototypes is not None:
+        tensors |= {f"{PROTOTYPES}/{name}": tensor for name, tensor in prototypes.tensors().items()}
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         # Read as bytes, since numpy knows no bfloat16; reshape, since a scalar has no last dimension.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -78,6 +92,7 @@ def save_model(
     preprocess: Preprocess,
     folder: str | Path,
     *,
+    prototypes: Prototypes | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a model's folder.
@@ -87,6 +102,7 @@ def save_model(
         taxonomy: its attributes, in order.
         preprocess: how its images are read.
         folder: made if absent; files in it are replaced.
+        prototypes: what turns its embeddings into values.
         extra: kept in config.json beside the rest, outside the digest: metrics, training settings.
 
     Returns:
@@ -98,21 +114,24 @@ def save_model(
     if len(taxonomy) != model.num_attributes:
         raise InvalidInput(f"the network has {model.num_attributes} attributes, the taxonomy {len(taxonomy)}")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    digest = model_digest(weights, taxonomy, preprocess)
+    digest = model_digest(weights, taxonomy, preprocess, prototypes)
     description = {
         "format": 1,
         "digest": digest,
         "architecture": model.config.to_json(),
         "taxonomy": taxonomy.to_json(),
         "preprocess": preprocess.to_json(),
+        "prototypes": prototypes is not None,
         "extra": dict(extra or {}),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    partial_weights, partial_config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
-    save_file(weights, partial_weights)
+    tensors = {WEIGHTS: weights, **({PROTOTYPES: prototypes.tensors()} if prototypes is not None else {})}
+    for name, stored in tensors.items():
+        save_file(stored, folder / f"{name}.partial")
+        os.replace(folder / f"{name}.partial", folder / name)
+    partial_config = folder / f"{CONFIG}.partial"
     partial_config.write_text(json.dumps(description, indent=2) + "\n")
-    os.replace(partial_weights, folder / WEIGHTS)
     os.replace(partial_config, folder / CONFIG)
     return digest
 
@@ -138,10 +157,21 @@ def load_model(folder: str | Path) -> LoadedModel:
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointMismatch(f"{folder} cannot be read: {error!r}") from error
     model = _assemble(config, len(taxonomy), weights, folder / WEIGHTS)
-    digest = model_digest(weights, taxonomy, preprocess)
+    prototypes = _load_prototypes(folder, taxonomy, config) if description.get("prototypes") else None
+    digest = model_digest(weights, taxonomy, preprocess, prototypes)
     if digest != named:
         raise CheckpointMismatch(f"{folder}: {CONFIG} names digest {named}, its files give {digest}")
-    return LoadedModel(model, taxonomy, preprocess, digest)
+    return LoadedModel(model, taxonomy, preprocess, digest, prototypes)
+
+
+def _load_prototypes(folder: Path, taxonomy: Taxonomy, config: ModelConfig) -> Prototypes:
+    if not (folder / PROTOTYPES).is_file():
+        raise InvalidInput(f"no model at {folder}: {CONFIG} tells of {PROTOTYPES}, which is missing")
+    try:
+        tensors = load_file(folder / PROTOTYPES)
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointMismatch(f"{folder / PROTOTYPES} cannot be read: {error!r}") from error
+    return Prototypes.from_tensors(tensors, taxonomy, config.embedding_dim)
 
 
 def load_published(path: str | Path, *, trunk: str = "resnet50") -> AGMAN:

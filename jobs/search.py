@@ -6,6 +6,7 @@ python jobs/search.py --lake ./lake --key style-000123 --attribute neckline_desi
         python jobs/search.py --lake s3://shop-lake --key A-17 --attribute lapel_design
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +19,10 @@ from agman.errors import InvalidInput
 from jobs.command_line import read_config
 from pipelines import telemetry
 from pipelines.lake import Lake
-from pipelines.morning import is_relevant, shown_values
+from pipelines.morning import caption, described, is_relevant, shown_values
+from pipelines.parts import Shown
 from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
-from pipelines.search import Hit, Searcher, open_searcher
+from pipelines.search import Hit, Searcher, attributes_had, open_searcher
 
 PICTURE_PIXELS = 160
 
@@ -41,6 +43,8 @@ class SearchConfig:
     """Number of answers."""
     grid: str = "search.png"
     """File for the answers' pictures; empty writes none."""
+    include_absent: bool = False
+    """Also return products without the attribute where the query has it, such as trousers under necklines."""
     snapshot: str = ""
     """Snapshot to search; empty takes the published one."""
 
@@ -58,7 +62,12 @@ def answer(config: SearchConfig, run: telemetry.Run) -> list[Hit]:
         weights = searcher.check_weights(parse_weights(config.attribute, searcher.attributes))
         encoded, row = _query(config, searcher)
         query = searcher.embedding_of(config.key) if row else searcher.embed_image(encoded)
-        hits = searcher.search(query, weights, config.k, exclude=row["sha256"] if row else None)
+        shows = searcher.shown_on(row) if row else searcher.shown_by(query)
+        having = () if config.include_absent else attributes_had(shows, weights)
+        hits = searcher.search(
+            query, weights, config.k, exclude=row["sha256"] if row else None, having=having
+        )
+        _tell_query(run, shows, weights)
         run.show(_table(hits, list(weights), config))
         if config.grid:
             _draw(searcher, config, encoded, row, hits, list(weights))
@@ -97,16 +106,26 @@ def _query(config: SearchConfig, searcher: Searcher) -> tuple[bytes, dict[str, A
         raise InvalidInput(f"picture {config.image}: {error.strerror}; is the path right?") from error
 
 
+def _tell_query(run: telemetry.Run, shows: Mapping[str, Shown], attributes: Iterable[str]) -> None:
+    """Say what the model sees on the query: whoever asks for its neckline should know if it has none."""
+    said = [f"{name} {described(shows[name])}" for name in attributes if described(shows[name])]
+    if said:
+        run.say(f"the model sees on the query: {', '.join(said)}")
+
+
 def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Table:
     table = Table(title=escape(f"like {config.key or config.image} in {', '.join(attributes)}"))
     columns = [name for name in ("category", "brand", "price") if hits and name in hits[0].row]
-    for name in ("rank", "key", "score", *(attributes if len(attributes) > 1 else ()), "shown", *columns):
+    texts = ("label", "predicted")
+    for name in ("rank", "key", "score", *(attributes if len(attributes) > 1 else ()), *texts, *columns):
         table.add_column(name, justify="right" if name in ("rank", "score", "price") else "left")
     for hit in hits:
         cosines = [f"{hit.scores[name]:.3f}" for name in attributes] if len(attributes) > 1 else []
-        shown = "; ".join(shown_values(hit.row, name) or "-" for name in attributes)
+        label = "; ".join(shown_values(hit.row, name) or "-" for name in attributes)
+        predicted = "; ".join(described(hit.shows[name]) or "-" for name in attributes)
         own = [str(hit.row[name]) for name in columns]
-        table.add_row(*map(escape, (str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, shown, *own)))
+        cells = (str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, label, predicted, *own)
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -121,7 +140,7 @@ def _draw(
     results = tuple(
         GridResult(
             image=square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
-            caption=(hit.key, f"{hit.score:.3f}", *(shown_values(hit.row, name) for name in attributes)),
+            caption=(hit.key, f"{hit.score:.3f}", *(caption(hit, name) for name in attributes)),
             relevant=is_relevant(row, hit, attributes[0]) if len(attributes) == 1 else None,
         )
         for hit in hits

@@ -1,4 +1,4 @@
-"""Embed one shard into one part: a Parquet file per attribute.
+"""Embed one shard into one part: a Parquet file per attribute, with vectors and what they say in words.
 
 `parts.py` says what such a file looks like; here is how the pictures get there.
 """
@@ -20,6 +20,7 @@ from pipelines.models import fetch_model
 from pipelines.parts import NORM_TOLERANCE, round_to_half, write_part
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.read import read_pictures
+from pipelines.values import said_of
 
 PART_STAGE = "embeddings"
 
@@ -101,7 +102,8 @@ class PartEmbedder:
         dim = self.loaded.model.config.embedding_dim
         embeddings = np.concatenate(blocks) if blocks else np.zeros((0, len(names), dim), np.float32)
         _check_embeddings(embeddings, digests)
-        files = write_part(self.lake, plan.model, unit.name, names, digests, embeddings)
+        values = said_of(self.loaded, embeddings)
+        files = write_part(self.lake, plan.model, unit.name, names, digests, embeddings, values)
         seconds["write"] = time.perf_counter() - started
         return Receipt(
             unit=unit.name,

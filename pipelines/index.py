@@ -1,6 +1,8 @@
 """FAISS files of a group of parts, one per attribute, and the table that says what each row is.
 
-Row i of a group is the same picture under every attribute, so one table of ids serves them all. An index row
+Row i of a group is the same picture under every attribute, so one table of ids serves them all: part, row,
+sha256, and `shows`, by attribute what the part says of the picture in words (`parts.VALUE_SCHEMA`), as in
+`shows.neckline_design.value`. Tables that were written before there were values end at sha256. An index row
 is never deleted: a picture that left the catalog is filtered out at search, until its group is made anew.
 """
 
@@ -18,12 +20,13 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, index_file, index_ids, short_digest, working_folder
-from pipelines.parts import read_embeddings
+from pipelines.parts import read_embeddings, read_values
 from pipelines.scheduling import Receipt, Unit
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Group, Part
 
 LISTS_PER_ROOT_ROW = 4  # lists = 4 sqrt(rows), FAISS' own advice for up to a million rows
+IDS_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int32()), ("sha256", pa.string())])
 ROWS_PER_LIST = 64  # training needs some 40 vectors per list; more changes nothing
 
 
@@ -81,12 +84,14 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
     plan: GroupPlan = unit.payload
     seconds = {"read": 0.0, "index": 0.0, "write": 0.0}
     attributes = list(plan.parts[0].files)
-    rows = _read_ids(lake, plan.parts, attributes[0])
+    ids = _read_ids(lake, plan.parts, attributes[0])
+    shows: list[pa.Array] = []
+    files: list[FileEntry] = []
     with working_folder() as folder:
-        files = [_store_ids(lake, plan.model, unit.name, rows, folder)]
         for attribute in attributes:
             started = time.perf_counter()
-            vectors = _read_vectors(lake, plan.parts, attribute, rows["sha256"])
+            vectors, values = _read_rows(lake, plan.parts, attribute, ids["sha256"].to_pylist())
+            shows.append(values)
             seconds["read"] += time.perf_counter() - started
             started = time.perf_counter()
             index = build_index(vectors, plan.kind)
@@ -98,12 +103,14 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
                 store_file(lake.store, path, index_file(plan.model, attribute, unit.name), len(vectors))
             )
             seconds["write"] += time.perf_counter() - started
+        ids = ids.append_column("shows", pa.StructArray.from_arrays(shows, names=attributes))
+        files.insert(0, _store_ids(lake, plan.model, unit.name, ids, folder))
     detail = {
         "kind": plan.kind,
         "parts": [part.name for part in plan.parts],
         "attributes": attributes,
     }
-    counts = {"rows": len(rows["sha256"])}
+    counts = {"rows": len(ids)}
     return Receipt(unit=unit.name, files=tuple(files), counts=counts, seconds=seconds, detail=detail)
 
 
@@ -138,7 +145,7 @@ def group_of(receipt: Receipt) -> Group:
 
 
 def read_ids(lake: Lake, group: Group) -> pa.Table:
-    """Return the table of a group's rows: part, row, sha256."""
+    """Return the table of a group's rows: part, row, sha256 and, but for old ones, shows."""
     with lake.checked(group.ids) as path:
         return pq.read_table(path)
 
@@ -149,34 +156,36 @@ def read_index(lake: Lake, entry: FileEntry) -> faiss.Index:
         return faiss.read_index(str(path))
 
 
-def _read_ids(lake: Lake, parts: Sequence[Part], attribute: str) -> dict[str, list[object]]:
-    rows: dict[str, list[object]] = {"part": [], "row": [], "sha256": []}
-    for part in parts:
-        with lake.checked(part.files[attribute]) as path:
-            digests = pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()
-        rows["part"] += [part.name] * len(digests)
-        rows["row"] += range(len(digests))
-        rows["sha256"] += digests
-    return rows
-
-
-def _read_vectors(lake: Lake, parts: Sequence[Part], attribute: str, expected: list[object]) -> np.ndarray:
-    digests: list[str] = []
+def _read_ids(lake: Lake, parts: Sequence[Part], attribute: str) -> pa.Table:
     blocks = []
     for part in parts:
         with lake.checked(part.files[attribute]) as path:
+            digests = pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()
+        rows = {"part": [part.name] * len(digests), "row": range(len(digests)), "sha256": digests}
+        blocks.append(pa.table(rows, schema=IDS_SCHEMA))
+    return pa.concat_tables(blocks)
+
+
+def _read_rows(
+    lake: Lake, parts: Sequence[Part], attribute: str, expected: list[object]
+) -> tuple[np.ndarray, pa.Array]:
+    """Return an attribute's vectors and, as structs, what its rows say in words."""
+    digests: list[str] = []
+    blocks, values = [], []
+    for part in parts:
+        with lake.checked(part.files[attribute]) as path:
             names, vectors = read_embeddings(path)
+            values.append(read_values(path))
         digests += names
         blocks.append(vectors)
     if digests != expected:
         raise CorruptShard(
             f"parts of attribute {attribute}: expected the same pictures in the same order as the others"
         )
-    return np.concatenate(blocks)
+    return np.concatenate(blocks), pa.concat_tables(values).to_struct_array().combine_chunks()
 
 
-def _store_ids(lake: Lake, model: str, group: str, rows: dict[str, list[object]], folder: Path) -> FileEntry:
+def _store_ids(lake: Lake, model: str, group: str, ids: pa.Table, folder: Path) -> FileEntry:
     path = folder / "ids.parquet"
-    schema = pa.schema([("part", pa.string()), ("row", pa.int32()), ("sha256", pa.string())])
-    pq.write_table(pa.table(rows, schema=schema), path, compression="zstd")
-    return store_file(lake.store, path, index_ids(model, group), len(rows["sha256"]))
+    pq.write_table(ids, path, compression="zstd")
+    return store_file(lake.store, path, index_ids(model, group), len(ids))

@@ -11,14 +11,16 @@ from agman.errors import InvalidInput
 from pipelines.lake import DIGEST_LETTERS, Lake, model_folder, to_json, working_folder
 from pipelines.storage.objects import store_file
 
-MODEL_FILES = ("weights.safetensors", "config.json")
+MODEL_FILES = ("weights.safetensors", "prototypes.safetensors", "config.json")
+OPTIONAL_FILES = ("prototypes.safetensors",)  # a model that was not trained here has none
 METRICS = "metrics.json"
 
 
 def publish_model(lake: Lake, folder: Path, model: str) -> None:
     """Upload a model's folder under its digest; the same weights are one model."""
     for file in MODEL_FILES:
-        store_file(lake.store, folder / file, f"{model_folder(model)}/{file}")
+        if file not in OPTIONAL_FILES or (folder / file).is_file():
+            store_file(lake.store, folder / file, f"{model_folder(model)}/{file}")
 
 
 def store_metrics(lake: Lake, model: str, metrics: dict[str, Any]) -> None:
@@ -48,7 +50,10 @@ def fetch_model(lake: Lake, model: str) -> Iterator[Path]:
     with ExitStack() as stack:
         folder = stack.enter_context(working_folder())
         for file in MODEL_FILES:
-            path = stack.enter_context(lake.store.local_copy(f"{model_folder(model)}/{file}"))
+            name = f"{model_folder(model)}/{file}"
+            if file in OPTIONAL_FILES and lake.store.size(name) is None:
+                continue
+            path = stack.enter_context(lake.store.local_copy(name))
             (folder / file).symlink_to(path)
         yield folder
 

@@ -11,10 +11,11 @@ from agman.embedder import Embedder
 from agman.transforms import normalise, read_pixels
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
+from pipelines.parts import Shown
 from pipelines.pictures import attention_overlay, square_thumbnail
 from pipelines.quality import reconciliation
 from pipelines.report import SearchExample, render_report
-from pipelines.search import Hit, Searcher
+from pipelines.search import Hit, Searcher, attributes_had
 from pipelines.storage.snapshots import Manifest
 
 EXAMPLES_PER_ATTRIBUTE = 1
@@ -78,17 +79,19 @@ def _example(
     embedded = embedder.embed_with_attention(normalise(pixels[None], loaded.preprocess))
     index = loaded.taxonomy.index(attribute)
     query = {attribute: embedded.embedding[0, index].numpy()}
-    hits = searcher.search(query, {attribute: 1.0}, EXAMPLE_HITS, exclude=row["sha256"])
+    shows = searcher.shown_on(row)
+    having = attributes_had(shows, [attribute])
+    hits = searcher.search(query, {attribute: 1.0}, EXAMPLE_HITS, exclude=row["sha256"], having=having)
     picture = square_thumbnail(encoded, PICTURE_PIXELS)
     return SearchExample(
         attribute=attribute,
         query=picture,
-        query_caption=caption(row, attribute),
+        query_caption=_caption(row, shows, attribute),
         attention=attention_overlay(picture, np.abs(embedded.attention[0, index].numpy())),
         results=[
             (
                 square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
-                f"{hit.score:.2f} · {caption(hit.row, attribute)}",
+                f"{hit.score:.2f} · {caption(hit, attribute)}",
                 is_relevant(row, hit, attribute),
             )
             for hit in hits
@@ -96,9 +99,21 @@ def _example(
     )
 
 
-def caption(row: Mapping[str, Any], attribute: str) -> str:
-    """Return a product's values of an attribute, or its key where nothing is known."""
-    return shown_values(row, attribute) or str(row["key"])
+def caption(hit: Hit, attribute: str) -> str:
+    """Return what labels and the model say of a product's attribute, or its key where neither says any."""
+    return _caption(hit.row, hit.shows, attribute)
+
+
+def _caption(row: Mapping[str, Any], shows: Mapping[str, Shown], attribute: str) -> str:
+    label, said = shown_values(row, attribute), described(shows[attribute])
+    return " · ".join(filter(None, (label, f"predicted {said}" if said else ""))) or str(row["key"])
+
+
+def described(shown: Shown) -> str:
+    """Return what a model says of an attribute as people read it; empty where it says nothing."""
+    if shown.value is not None:
+        return f"{shown.value} {shown.score:.2f}"
+    return "does not apply" if shown.applies is False else ""
 
 
 def shown_values(row: Mapping[str, Any], attribute: str) -> str:

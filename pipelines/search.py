@@ -1,7 +1,11 @@
-"""Search a published snapshot: pictures that look alike in one attribute, or in several with weights."""
+"""Search a published snapshot: pictures that look alike in one attribute, or in several with weights.
+
+Where the model says which attributes a picture has (`parts.Shown`), a search under an attribute that the
+query has leaves out pictures that do not have it: like this neckline, but no trousers.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +15,7 @@ import duckdb
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from agman.checkpoint import load_model
 from agman.embedder import Embedder
@@ -20,9 +25,10 @@ from agman.transforms import normalise, read_pixels
 from pipelines.index import read_ids, read_index
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
-from pipelines.parts import read_embeddings
+from pipelines.parts import Shown, read_embeddings
 from pipelines.shards.read import read_picture
 from pipelines.storage.snapshots import Group, Manifest, current_manifest, read_manifest
+from pipelines.values import said_of
 
 MIN_CANDIDATES = 200  # candidates taken per attribute before the weighted sum ranks them exactly
 
@@ -40,6 +46,18 @@ class Hit:
     sha256: str
     row: dict[str, Any]
     """The catalog's row, with the shop's own columns."""
+    shows: dict[str, Shown]
+    """By attribute, what the model says that the picture shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A picture of an index on its way to a hit."""
+
+    score: float
+    scores: dict[str, float]
+    sha256: str
+    shows: Mapping[str, Any]
 
 
 def open_searcher(lake: Lake, snapshot: str | None = None) -> "Searcher":
@@ -66,7 +84,8 @@ class Searcher:
             f"create view catalog as select * from read_parquet('{quoted}', hive_partitioning=false)"
         )
         self._indexes: dict[tuple[str, str], faiss.Index] = {}
-        self._live: dict[str, tuple[np.ndarray, list[str]]] = {}
+        self._ids: dict[str, pa.Table] = {}
+        self._live: dict[tuple[str, frozenset[str]], np.ndarray] = {}
 
     def close(self) -> None:
         """Drop temporary copies."""
@@ -129,6 +148,24 @@ class Searcher:
                 vectors[attribute] = read_embeddings(path)[1][row["row"]]
         return vectors
 
+    def shown_on(self, row: Mapping[str, Any]) -> dict[str, Shown]:
+        """Return what the model says that a catalog row's picture shows, by attribute."""
+        group = next(group for group in self.manifest.groups if row["part"] in group.parts)
+        ids = self._ids_of(group)
+        here = pc.and_(pc.equal(ids["part"], row["part"]), pc.equal(ids["row"], row["row"]))
+        (found,) = ids.filter(here).to_pylist()
+        return self._shown(found.get("shows") or {})
+
+    def shown_by(self, query: Mapping[str, np.ndarray]) -> dict[str, Shown]:
+        """Return what the snapshot's model says of a picture that `embed_image` embedded."""
+        loaded = self._model[1]
+        stacked = np.stack([query[name] for name in loaded.taxonomy.names])
+        rows = said_of(loaded, stacked[None])
+        return self._shown({name: table.to_pylist()[0] for name, table in rows.items()})
+
+    def _shown(self, shows: Mapping[str, Any]) -> dict[str, Shown]:
+        return {name: Shown(**(shows.get(name) or {})) for name in self.attributes}
+
     def row_of(self, key: str) -> dict[str, Any]:
         """Return a product's catalog row.
 
@@ -164,6 +201,7 @@ class Searcher:
         weights: Mapping[str, float],
         k: int,
         exclude: str | None = None,
+        having: Iterable[str] = (),
     ) -> list[Hit]:
         """Return the k products nearest to a query.
 
@@ -172,6 +210,7 @@ class Searcher:
             weights: by attribute, as `check_weights` gives them.
             k: number of products.
             exclude: sha256 of a picture to leave out, such as the query's own.
+            having: attributes; pictures that are known not to have one of them are left out.
 
         Returns:
             At most k hits, best first; products that share a picture share its score.
@@ -179,17 +218,23 @@ class Searcher:
         if k < 1:
             raise InvalidInput(f"k: expected at least 1, found {k}")
         wanted = max(MIN_CANDIDATES, 4 * k) if len(weights) > 1 else k + 1
-        scored: list[tuple[float, dict[str, float], str]] = []
+        scored: list[_Scored] = []
+        wanted_attributes = frozenset(having)
         for group in self.manifest.groups:
-            scored += self._search_group(group, query, weights, wanted)
-        scored = [item for item in scored if item[2] != exclude]
-        scored.sort(key=lambda item: (-item[0], item[2]))
+            live = self._live_rows(group, wanted_attributes)
+            scored += self._search_group(group, live, query, weights, wanted)
+        scored = [item for item in scored if item.sha256 != exclude]
+        scored.sort(key=lambda item: (-item.score, item.sha256))
         return self._hits(scored[:k], k)
 
     def _search_group(
-        self, group: Group, query: Mapping[str, np.ndarray], weights: Mapping[str, float], wanted: int
-    ) -> list[tuple[float, dict[str, float], str]]:
-        live, digests = self._live_rows(group)
+        self,
+        group: Group,
+        live: np.ndarray,
+        query: Mapping[str, np.ndarray],
+        weights: Mapping[str, float],
+        wanted: int,
+    ) -> list[_Scored]:
         if not len(live):
             return []
         candidates: set[int] = set()
@@ -208,36 +253,51 @@ class Searcher:
             for attribute in weights
         }
         total = sum(weights[attribute] * cosines[attribute] for attribute in weights)
+        pictures = self._ids_of(group).take(rows).to_pylist()
         return [
-            (float(total[i]), {name: float(cosines[name][i]) for name in weights}, digests[row])
-            for i, row in enumerate(rows.tolist())
+            _Scored(
+                score=float(total[i]),
+                scores={name: float(cosines[name][i]) for name in weights},
+                sha256=picture["sha256"],
+                shows=picture.get("shows") or {},
+            )
+            for i, picture in enumerate(pictures)
         ]
 
-    def _hits(self, scored: Sequence[tuple[float, dict[str, float], str]], k: int) -> list[Hit]:
-        self._db.register("wanted", pa.table({"sha256": pa.array([item[2] for item in scored], pa.string())}))
+    def _hits(self, scored: Sequence[_Scored], k: int) -> list[Hit]:
+        digests = pa.array([item.sha256 for item in scored], pa.string())
+        self._db.register("wanted", pa.table({"sha256": digests}))
         rows = self._rows(
             "select * from catalog where sha256 in (select sha256 from wanted) order by key", []
         )
         by_digest: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             by_digest.setdefault(row["sha256"], []).append(row)
-        ranked = [(score, each, row) for score, each, digest in scored for row in by_digest[digest]]
+        ranked = [(item, row) for item in scored for row in by_digest[item.sha256]]
         return [
-            Hit(rank, row["key"], score, each, row["sha256"], row)
-            for rank, (score, each, row) in enumerate(ranked[:k], start=1)
+            Hit(rank, row["key"], item.score, item.scores, item.sha256, row, self._shown(item.shows))
+            for rank, (item, row) in enumerate(ranked[:k], start=1)
         ]
 
-    def _live_rows(self, group: Group) -> tuple[np.ndarray, list[str]]:
-        """Return the index rows of pictures that the catalog still places here, and all rows' digests."""
-        if group.name in self._live:
-            return self._live[group.name]
-        ids = read_ids(self.lake, group)
-        self._db.register("ids", ids.append_column("position", pa.array(range(len(ids)), pa.int64())))
-        live = self._db.execute(
-            "select distinct position from ids join catalog using (sha256, part, row) order by position"
-        ).fetchnumpy()["position"]
-        self._live[group.name] = np.asarray(live, np.int64), ids["sha256"].to_pylist()
-        return self._live[group.name]
+    def _live_rows(self, group: Group, having: frozenset[str]) -> np.ndarray:
+        """Return the index rows that the catalog still places here, less those known to lack an attribute."""
+        place = (group.name, having)
+        if place not in self._live:
+            ids = self._ids_of(group)
+            lacking = [_lacks(ids, name) for name in sorted(having)]
+            rows = ids.select(["sha256", "part", "row"])
+            rows = rows.append_column("position", pa.array(range(len(ids)), pa.int64()))
+            self._db.register("ids", rows.filter(pa.array(~np.any(lacking, axis=0))) if lacking else rows)
+            live = self._db.execute(
+                "select distinct position from ids join catalog using (sha256, part, row) order by position"
+            ).fetchnumpy()["position"]
+            self._live[place] = np.asarray(live, np.int64)
+        return self._live[place]
+
+    def _ids_of(self, group: Group) -> pa.Table:
+        if group.name not in self._ids:
+            self._ids[group.name] = read_ids(self.lake, group)
+        return self._ids[group.name]
 
     def _index(self, group: Group, attribute: str) -> faiss.Index:
         place = (group.name, attribute)
@@ -255,6 +315,20 @@ class Searcher:
         with fetch_model(self.lake, self.manifest.model) as folder:
             loaded = load_model(folder)
         return Embedder(loaded.model), loaded
+
+
+def attributes_had(shows: Mapping[str, Shown], attributes: Iterable[str]) -> list[str]:
+    """Return those of the attributes that a picture is known to have."""
+    return [name for name in attributes if shows[name].applies]
+
+
+def _lacks(ids: pa.Table, attribute: str) -> np.ndarray:
+    """Return which rows of a group are known not to have an attribute: [N] bool."""
+    if "shows" not in ids.column_names:
+        return np.zeros(len(ids), bool)
+    applies = pc.struct_field(ids["shows"], [attribute, "applies"])
+    lacks: np.ndarray = pc.equal(applies, False).fill_null(False).to_numpy()
+    return lacks
 
 
 def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> Any:

@@ -26,7 +26,7 @@ def test_folder_round_trip(small_model: AGMAN, tmp_path: Path) -> None:
     preprocess = Preprocess(image_size=96)
     digest = save_model(small_model, TAXONOMY, preprocess, tmp_path / "m", extra={"map": 62.5})
     loaded = load_model(tmp_path / "m")
-    assert loaded[1:] == (TAXONOMY, preprocess, digest)
+    assert loaded[1:] == (TAXONOMY, preprocess, digest, None)
     assert json.loads((tmp_path / "m" / "config.json").read_text())["extra"] == {"map": 62.5}
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
