@@ -21,17 +21,18 @@ from pipelines.lake import Lake
 from pipelines.models import store_metrics
 from pipelines.night import NightConfig, choose_model
 from pipelines.nightly import build_shards
-from pipelines.scoring import MAP
+from pipelines.scoring import MAP, TRIPLET_ACCURACY, Row
 from pipelines.storage.snapshots import read_manifest, read_pointer
 
 RIVALS = ("untrained", "pixels", "random")
-RECALL = ("recall_at_1", "recall_at_5", "recall_at_10")
 COUNTS = {
-    "queries": "num_queries",
-    "none relevant": "queries_without_relevant",
-    "candidates": "num_candidates",
-    "triplets": "num_triplets",
+    "num_queries": "queries",
+    "queries_without_relevant": "unmatched",
+    "num_candidates": "candidates",
+    "num_triplets": "triplets",
 }
+SHARES = {"recall_at_1": "recall@1", "recall_at_5": "recall@5", "recall_at_10": "recall@10"}
+TITLES = {MAP: ("MAP", "query-weighted"), TRIPLET_ACCURACY: ("Share of right triplets", "triplet-weighted")}
 
 
 def recipes() -> dict[str, tuple[str, EvaluateConfig]]:
@@ -62,31 +63,40 @@ def main() -> None:
 
 def show_scores(run: telemetry.Run, model: str, scores: dict[str, Any]) -> None:
     """Print the table of an evaluation and what the model's figure is beside the others."""
-    # An older version stored neither.
-    measure, split = scores.get("measure", MAP), scores.get("split", "test")
-    title = "MAP" if measure == MAP else "Share of right triplets"
-    first = next(iter(scores["attributes"].values()))
-    figures = {"model": measure} | {name: name for name in RIVALS}
-    shares = {name.replace("_at_", "@"): name for name in RECALL if name in first}
-    counts = {said: name for said, name in COUNTS.items() if name in first}
-    table = Table(title=f"{title} of model {model} on the {split} pictures of {scores['dataset']}")
-    table.add_column("attribute")
-    for name in (*figures, *shares, *counts):
-        table.add_column(name, justify="right")
-    for attribute, row in scores["attributes"].items():
-        shown = [f"{row[name]:.4f}" for name in figures.values()] + [f"{row[x]:.3f}" for x in shares.values()]
-        table.add_row(attribute, *shown, *(str(row[name]) for name in counts.values()))
-    table.add_section()
-    weighted = f"{'query' if measure == MAP else 'triplet'}-weighted"
-    for name, said in (("query_weighted", f"all, {weighted}"), ("plain", "all, plain mean")):
-        row = scores["overall"][name]
-        sums = [str(sum(each[count] for each in scores["attributes"].values())) for count in counts.values()]
-        last = [""] * len(shares) + (sums if name == "query_weighted" else [])
-        table.add_row(said, *(f"{row[kind]:.4f}" for kind in figures.values()), *last)
+    measure, split = scores.get("measure", MAP), scores.get("split", "test")  # of old, neither was stored
+    title, weighted = TITLES[measure]
+    rows, means = scores["attributes"], scores["overall"]
+    sums = {name: sum(row.get(name, 0) for row in rows.values()) for name in COUNTS}
+    table = _table(
+        measure,
+        rows,
+        {f"all, {weighted}": means["query_weighted"] | sums, "all, plain mean": means["plain"]},
+    )
+    table.title = f"{title} of model {model} on the {split} pictures of {scores['dataset']}"
     run.show(table)
-    overall = scores["overall"]["query_weighted"]
+    if unmatched := sums["queries_without_relevant"]:
+        of = f"{unmatched} of {sums['num_queries']} queries"
+        run.say(f"{of} are unmatched: no candidate has their value, so they count with 0")
+    overall = means["query_weighted"]
     factors = ", ".join(f"{overall[measure] / max(overall[rival], 1e-9):.2f} x {rival}" for rival in RIVALS)
     run.say(f"{weighted} {title} {overall[measure]:.4f} = {factors}")
+
+
+def _table(measure: str, rows: dict[str, Row], means: dict[str, Row]) -> Table:
+    """Lay out the figures that the attributes' rows have, the means below them."""
+    kinds = ((measure, *RIVALS), SHARES, COUNTS)
+    formats = {name: form for names, form in zip(kinds, (".4f", ".3f", "d"), strict=True) for name in names}
+    shown = [name for name in formats if any(name in row for row in rows.values())]
+    titles = {measure: "model", **SHARES, **COUNTS}
+    table = Table("attribute")
+    for name in shown:
+        table.add_column(titles.get(name, name), justify="right")
+    for block in (rows, means):
+        for said, row in block.items():
+            cells = [format(row[name], formats[name]) if name in row else "" for name in shown]
+            table.add_row(said, *cells)
+        table.add_section()
+    return table
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from agman.taxonomy import Taxonomy
 from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.errors import StorageUnavailable
-from pipelines.held_out import HeldOut, select_held_out
+from pipelines.held_out import HeldOut, select_held_out, tars_with
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
 from pipelines.scheduling import TASK_RETRIES, Ref, result_of
@@ -83,7 +83,7 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
         run.say("  the split test has nothing to compare, so the pictures that chose the model judge it")
     for line in left_out(dataset.taxonomy, taxonomy, held_out):
         run.say(f"  {line}")
-    rows, unreadable = _judge(lake, model, dataset.urls, held_out, taxonomy, run)
+    rows, unreadable = _judge(lake, model, tars_with(dataset, held_out), held_out, taxonomy, run)
     if unreadable:
         counted = ", ".join(f"{count} {kind}" for kind, count in unreadable.most_common())
         run.say(f"  held-out pictures that cannot be read, left out: {counted}")

@@ -169,6 +169,14 @@ def first_pictures(held_out: HeldOut, limit: int) -> HeldOut:
     return held_out.only(kept)
 
 
+def tars_with(dataset: Dataset, held_out: HeldOut) -> list[str]:
+    """Return the tars of a dataset that are worth opening: most hold training pictures alone."""
+    if not dataset.homes:
+        return list(dataset.urls)
+    wanted = {dataset.homes.get(sha256) for sha256 in held_out.pictures}
+    return [url for url in dataset.urls if url in wanted]
+
+
 def read_held_out(
     urls: Sequence[str], held_out: HeldOut, preprocess: Preprocess, unreadable: Counter[str]
 ) -> Iterator[tuple[int, Tensor]]:

@@ -12,7 +12,7 @@ from agman.model import Network
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess
 from pipelines.dataset import Dataset
-from pipelines.held_out import HeldOut, Positions, first_pictures, read_held_out, select_held_out
+from pipelines.held_out import HeldOut, Positions, first_pictures, read_held_out, select_held_out, tars_with
 from pipelines.scoring import MODEL, measure_of, overall, score_attribute
 from pipelines.vectors import PictureEmbedder
 
@@ -48,7 +48,7 @@ def load_validation(
     pixels = torch.zeros(len(held_out.pictures), 3, side, side, dtype=torch.uint8)
     positions: list[int] = []
     if held_out.attributes:
-        for position, picture in read_held_out(dataset.urls, held_out, preprocess, Counter()):
+        for position, picture in read_held_out(tars_with(dataset, held_out), held_out, preprocess, Counter()):
             pixels[len(positions)] = picture  # in place: a list that is stacked would hold them all twice
             positions.append(position)
     kept = np.zeros(len(held_out.pictures), bool)

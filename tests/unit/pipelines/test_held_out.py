@@ -1,5 +1,7 @@
 """Who is compared with whom, from what a data set says of its pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from agman.taxonomy import Attribute, Taxonomy
 from pipelines.dataset import Dataset, Description, ListedTriplets
-from pipelines.held_out import HeldOut, Lines, first_pictures, select_held_out
+from pipelines.held_out import HeldOut, Lines, first_pictures, select_held_out, tars_with
 
 TAXONOMY = Taxonomy((Attribute("cut", ("a", "b")), Attribute("hem", ("x", "y", "z"))))
 
@@ -168,6 +170,22 @@ def test_a_limit_takes_triplets_from_all_attributes_in_turn(rows, limit: int) ->
         for attribute, rows in held_out.triplets.items()
     }
     assert found == {attribute: triplets for attribute, triplets in expected.items() if triplets}
+
+
+def test_tars_of_training_pictures_alone_stay_closed() -> None:
+    described = {
+        "p1": [("query", {"cut": ["a"]})],
+        "p2": [("candidate", {"cut": ["a"]})],
+        "p3": [("train", {})],
+    }
+    told = replace(
+        dataset(described),
+        urls=("a.tar", "b.tar", "c.tar"),
+        homes={"p1": "c.tar", "p2": "a.tar", "p3": "b.tar"},
+    )
+    held_out = select_held_out(told, TAXONOMY, "test")
+    assert tars_with(told, held_out) == ["a.tar", "c.tar"]
+    assert tars_with(replace(told, homes={}), held_out) == ["a.tar", "b.tar", "c.tar"]
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])
