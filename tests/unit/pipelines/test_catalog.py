@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agman.errors import InvalidInput
 from pipelines.catalog import Catalog, Changes
 from pipelines.shards.write import IndexRow, index_table
+from pipelines.sources import ABSENT
 from pipelines.sources.records import record_batch
 
 Row = tuple[str, str, str]  # key, uri, token
@@ -278,6 +279,34 @@ def test_what_was_unavailable_is_always_tried_again(shop: Shop) -> None:
     shop.run(FIRST)
     assert shop.attempts == {"b": 2}
     assert set(shop.catalog()) == {"a", "b", "d"}
+
+
+def test_a_file_known_to_be_absent_is_fetched_once_it_comes(shop: Shop) -> None:
+    shop.bad = {"u/b": "missing", "u/c": "missing"}
+    rows = [("b", "u/b", ABSENT), ("c", "u/c", "1"), FIRST[0]]
+    shop.run(rows)
+    shop.run(rows)
+    assert shop.fetched == ["c"]  # the source had a version of it: it may be back
+    assert {row["key"]: row["kind"] for row in shop.quarantine()} == {"b": "missing", "c": "missing"}
+    shop.bad = {}
+    shop.run([("b", "u/b", "1"), *rows[1:]])
+    assert shop.fetched == ["b", "c"]
+    assert set(shop.catalog()) == {"a", "b", "c"}
+
+
+def test_says_what_is_live_and_what_is_left_out(shop: Shop, tmp_path: Path) -> None:
+    shop.bad = {"u/b": "truncated", "u/c": "missing", "u/e": "missing"}
+    shop.content = {"u/d": "u/a"}
+    catalog = Catalog(tmp_path)
+    catalog.read_source(Rows([*FIRST, ("e", "u/e", ABSENT), ("", "u/f", "1")]))
+    catalog.read_previous(None, None)
+    catalog.diff()
+    catalog.add_shards(shop._shards(tmp_path, list(catalog.records_to_fetch())))
+    same = digest("u/a@1")
+    assert catalog.digests() == {"a": same, "d": same}
+    assert catalog.homes() == {same: "shard-0-0"}  # d lies in shard-0-3 as well
+    assert catalog.left_out() == [("missing", 2, "c"), ("no_key", 1, "row 5"), ("truncated", 1, "b")]
+    catalog.close()
 
 
 def test_a_deleted_product_leaves_the_quarantine_too(shop: Shop) -> None:

@@ -21,6 +21,7 @@ from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, SourceRecord, plan_shards, shard_name
 from pipelines.shards.read import pick_worker_shards, read_picture, read_pictures, stream_samples
 from pipelines.shards.write import write_shard
+from pipelines.sources import ABSENT
 
 OPTIONS = ShardOptions(max_pixels=10_000)
 
@@ -125,6 +126,13 @@ def test_bad_pictures_cost_their_row_alone(
     assert made.counts == {"input": 11, "ok": 5, "quarantined": 6, "passing": 1}
     with tarfile.open(fileobj=io.BytesIO(lake.store.read(shard_tar("shop", made.unit)).body)) as tar:
         assert len(tar.getmembers()) == 2 * len(records)
+
+
+def test_a_picture_known_to_be_absent_is_no_passing_trouble(lake: Lake, tmp_path: Path) -> None:
+    gone = record(tmp_path / "nowhere.jpg", "gone")
+    made = write(lake, [replace(gone, token=ABSENT), replace(gone, key="was there a moment ago")])
+    assert [row["kind"] for row in index_of(lake, made.unit)] == ["missing", "missing"]
+    assert made.counts == {"input": 2, "ok": 0, "quarantined": 2, "passing": 1}
 
 
 def test_a_shard_of_bad_pictures_alone_is_still_readable(lake: Lake, tmp_path: Path) -> None:
@@ -342,3 +350,15 @@ def test_a_dataset_gives_the_labels_of_now(lake: Lake, records: list[SourceRecor
         {"neck_design": ["turtle"]},
     )
     assert found.encoded == before[1].encoded
+
+
+def test_a_picture_of_two_tars_is_streamed_from_its_home(lake: Lake, records: list[SourceRecord]) -> None:
+    tars = [write(lake, chosen) for chosen in (records[:3], records[2:])]
+    urls = tuple(f"{lake.url}/{shard_tar('shop', made.unit)}" for made in tars)
+    digests = [sample.sha256 for sample in stream_samples(urls)]
+    assert len(digests) == len(records) + 1
+    described = {sha256: (Description("train", {}), Description("query", {})) for sha256 in digests}
+    dataset = Dataset("shop", urls, described, homes={digests[2]: urls[1]})
+    found = [(sample.sha256, sample.role, sample.url) for sample in dataset.samples()]
+    assert len(found) == len(set(found)) == 2 * len(records)
+    assert {url for sha256, _, url in found if sha256 == digests[2]} == {urls[1]}
