@@ -1,17 +1,41 @@
 """Values in words: fit a model's prototypes to its training pictures, and write down what they say."""
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
+from numpy.typing import NDArray
 
-from agman.checkpoint import LoadedModel
-from agman.prototypes import UNKNOWN
+from agman.checkpoint import CONFIG, LoadedModel, load_model, save_model
+from agman.fitting import fit
+from agman.prototypes import UNKNOWN, Prototypes, most_values
+from agman.taxonomy import Taxonomy
+from pipelines.cluster import num_cpus, num_gpus
+from pipelines.dataset import Dataset
+from pipelines.errors import StorageUnavailable
+from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out
+from pipelines.lake import working_folder
 from pipelines.parts import VALUE_SCHEMA
+from pipelines.scheduling import TASK_RETRIES, Ref, result_of
+from pipelines.telemetry import Run
+from pipelines.training.samples import Labels, label_indices
+from pipelines.vectors import BATCH, PictureEmbedder
+
+MAX_PICTURES = 8_000
+"""Training pictures that prototypes are fitted to: 130 MB of vectors for 8 attributes of 512 dimensions."""
+GPU_SHARE = 0.25
+
+Vectors = NDArray[np.float32]
 
 
-def said_of(loaded: LoadedModel, embeddings: np.ndarray) -> dict[str, pa.Table]:
+def said_of(loaded: LoadedModel, embeddings: Vectors) -> dict[str, pa.Table]:
     """Return what a model says of embeddings, by attribute as rows of VALUE_SCHEMA; empty without prototypes.
 
     Args:
@@ -27,7 +51,7 @@ def said_of(loaded: LoadedModel, embeddings: np.ndarray) -> dict[str, pa.Table]:
     }
 
 
-def value_rows(names: Sequence[str], values: np.ndarray, score: np.ndarray) -> pa.Table:
+def value_rows(names: Sequence[str], values: NDArray[np.int64], score: Vectors) -> pa.Table:
     """Return what was predicted of one attribute as rows of VALUE_SCHEMA.
 
     Args:
@@ -45,3 +69,100 @@ def value_rows(names: Sequence[str], values: np.ndarray, score: np.ndarray) -> p
         ],
         schema=VALUE_SCHEMA,
     )
+
+
+@contextmanager
+def with_prototypes(folder: Path, dataset: Dataset, run: Run) -> Iterator[Path]:
+    """Give a trained model's folder with prototypes of the training pictures for the time of a `with`.
+
+    Args:
+        folder: the model as it was trained; stays as it is, and is given itself where no picture has values,
+            as with listed triplets.
+        dataset: whose training pictures, at most MAX_PICTURES of them, are embedded by Ray tasks.
+        run: told the progress, and what could not be read.
+    """
+    loaded = load_model(folder)
+    prototypes = _fit(loaded, dataset, run)
+    if prototypes is None:
+        run.say("  no training picture is labelled with values, so the model cannot name any")
+        yield folder
+        return
+    extra = json.loads((folder / CONFIG).read_text())["extra"]
+    with working_folder() as complete:
+        save_model(*loaded[:3], complete, prototypes=prototypes, extra=extra)
+        yield complete
+
+
+def training_labels(dataset: Dataset, taxonomy: Taxonomy, limit: int = MAX_PICTURES) -> dict[str, Labels]:
+    """Return the labels of training pictures by sha256; of more than `limit` those of the first digests."""
+    found: dict[str, Labels] = {}
+    for sha256, uses in dataset.described.items():
+        labels: Labels = {}
+        for use in uses:
+            if use.role == "train":
+                for attribute, values in label_indices(use.labels, taxonomy, Counter()).items():
+                    labels.setdefault(attribute, []).extend(values)
+        if labels:
+            found[sha256] = labels
+    return {sha256: found[sha256] for sha256 in sorted(found)[:limit]}
+
+
+def embed_training(
+    loaded: LoadedModel, url: str, pictures: tuple[str, ...]
+) -> tuple[Positions, Vectors, Counter[str]]:
+    """Embed those of some pictures that a tar holds, in a Ray task.
+
+    Returns:
+        Their positions [N] in `pictures`, vectors [N, A, D], and by kind what could not be read.
+    """
+    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    embedder = PictureEmbedder(loaded.model.to(device), loaded.preprocess)
+    unreadable: Counter[str] = Counter()
+    positions: list[int] = []
+    vectors = [embedder.nothing()]
+    read = read_held_out([url], HeldOut(pictures), loaded.preprocess, unreadable)
+    for batch, pixels in in_batches(read, BATCH):
+        positions += batch
+        vectors.append(embedder.embed(pixels))
+    return np.array(positions, np.int64), np.concatenate(vectors), unreadable
+
+
+def _fit(loaded: LoadedModel, dataset: Dataset, run: Run) -> Prototypes | None:
+    labels = training_labels(dataset, loaded.taxonomy)
+    if not labels:
+        return None
+    shape = (len(labels), len(loaded.taxonomy), loaded.model.config.embedding_dim)
+    vectors, is_read = np.zeros(shape, np.float32), np.zeros(len(labels), bool)
+    unreadable: Counter[str] = Counter()
+    for positions, rows, bad in _embed_shards(loaded, dataset.urls, tuple(labels), run):
+        vectors[positions], is_read[positions] = rows, True
+        unreadable += bad
+    if unreadable:
+        counted = ", ".join(f"{count} {kind}" for kind, count in unreadable.most_common())
+        run.say(f"  training pictures that cannot be read, left out of the prototypes: {counted}")
+    shown = torch.zeros(*shape[:2], most_values(loaded.taxonomy), dtype=torch.bool)
+    for row, found in enumerate(labels.values()):
+        for attribute, values in found.items():
+            shown[row, attribute, values] = True
+    kept = torch.from_numpy(is_read)
+    return fit(torch.from_numpy(vectors)[kept], shown[kept], loaded.taxonomy) if is_read.any() else None
+
+
+def _embed_shards(
+    loaded: LoadedModel, urls: Sequence[str], pictures: tuple[str, ...], run: Run
+) -> Iterator[tuple[Positions, Vectors, Counter[str]]]:
+    task: Any = ray.remote(embed_training).options(
+        num_gpus=GPU_SHARE if num_gpus() else 0,
+        max_retries=TASK_RETRIES,
+        retry_exceptions=[StorageUnavailable],
+    )
+    model, shared, window = ray.put(loaded), ray.put(pictures), 2 * num_cpus()
+    refs: list[Ref] = []
+    with run.stage("prototypes", len(urls), "shards") as stage:
+        for number in range(len(urls) + window):
+            if number < len(urls):
+                refs.append(task.remote(model, urls[number], shared))
+            if 0 <= number - window < len(urls):
+                yield result_of(refs[number - window])
+                stage.advance(1)

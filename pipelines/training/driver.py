@@ -29,6 +29,7 @@ from pipelines.training.curves import Curves
 from pipelines.training.listed import check_listed_fit
 from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
 from pipelines.validation import load_validation
+from pipelines.values import with_prototypes
 
 RESTARTS = 3
 VALIDATION_PICTURES = 4_000
@@ -85,8 +86,11 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     run.say(f"  curves: tensorboard --logdir {lake.url}/{curves.folder}")
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
     checkpoint, metrics = max(kept, key=lambda pair: float(pair[1]["map"]))
-    with checkpoint.as_directory() as folder:
-        model = import_model(lake, Path(folder) / MODEL_FOLDER)
+    with (
+        checkpoint.as_directory() as folder,
+        with_prototypes(Path(folder) / MODEL_FOLDER, dataset, run) as complete,
+    ):
+        model = import_model(lake, complete)
     return Trained(model, int(metrics["step"]), float(metrics["map"]))
 
 
