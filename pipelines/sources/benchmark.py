@@ -47,8 +47,8 @@ class Layout:
         folder = Path(os.path.expanduser(path))
         if not path or not folder.is_dir():
             raise InvalidInput(
-                f"source {self.spec}:{path}: no such folder; expected the folder that holds {self.pattern}; "
-                f"get them from {self.origin}"
+                f"source {self.spec}:{path}: no such folder on this machine; expected the one that holds "
+                f"{self.pattern}; get them from {self.origin}"
             )
         return folder
 

@@ -32,16 +32,15 @@ class LabelLines:
 def read_lines(path: Path) -> pa.StringArray:
     """Read a text file's lines, without the white space around them.
 
+    Bytes that are not UTF-8 are replaced: such a path leads to no file, so its picture is missing, not the list.
+
     Raises:
-        InvalidInput: if there is no such text, no line in it, or an empty line between others.
+        InvalidInput: if there is no such file, no line in it, or an empty line between others.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig", "replace")
     except OSError as error:
         raise InvalidInput(f"{path}: expected a list, a line each: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InvalidInput(f"{path}: line {line}: expected text in UTF-8, found {error.reason}") from error
     lines = pc.ascii_trim_whitespace(pc.list_flatten(pc.split_pattern(pa.array([text]), "\n")))
     filled = np.flatnonzero(pc.binary_length(lines).to_numpy())
     if len(filled) == 0:

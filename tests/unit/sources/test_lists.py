@@ -66,10 +66,9 @@ def test_paths_keep_their_place_whatever_they_hold(file):
     assert read_lines(file).to_pylist() == ["a b/ü 1.jpg", "a/2.jpg", "a b/ü 1.jpg"]
 
 
-def test_what_is_no_text_is_one_line(file, tmp_path):
-    file.write_bytes(b"a.jpg\nb.jpg\n\xff.jpg")
-    with pytest.raises(InvalidInput, match=f"{file}: line 3: expected text in UTF-8"):
-        read_lines(file)
+def test_a_path_of_another_encoding_costs_itself_alone(file, tmp_path):
+    file.write_bytes(b"a.jpg\nLevi\x92s\xae/b.jpg\nc.jpg")
+    assert read_lines(file).to_pylist() == ["a.jpg", "Levi\ufffds\ufffd/b.jpg", "c.jpg"]
     with pytest.raises(InvalidInput, match=f"{tmp_path}: expected a list"):
         read_lines(tmp_path)
 
