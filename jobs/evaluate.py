@@ -8,6 +8,7 @@ after the published protocol, for Zappos50k the share of right triplets.
     ray job submit --working-dir . -- python jobs/evaluate.py --lake s3://shop-lake --source s3://shop/feed.parquet
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -78,6 +79,7 @@ def show_scores(run: telemetry.Run, model: str, scores: dict[str, Any]) -> None:
         of = f"{unmatched} of {sums['num_queries']} queries"
         run.say(f"{of} are unmatched: no candidate has their value, so they count with 0")
     overall = means["query_weighted"]
+    show_values(run, scores.get("values"))
     factors = ", ".join(f"{overall[measure] / max(overall[rival], 1e-9):.2f} x {rival}" for rival in RIVALS)
     run.say(f"{weighted} {title} {overall[measure]:.4f} = {factors}")
 
@@ -97,6 +99,27 @@ def _table(measure: str, rows: dict[str, Row], means: dict[str, Row]) -> Table:
             table.add_row(said, *cells)
         table.add_section()
     return table
+
+
+def show_values(run: telemetry.Run, scores: dict[str, Any] | None) -> None:
+    """Print how often the model names the right value, where it names any."""
+    if scores is None:
+        return
+    table = Table(title="Values: the share of right ones, and who is said to have the attribute at all")
+    figures = ("value_accuracy", "most_common", "absent_precision", "absent_recall")
+    counts = {"have it": "num_having", "said to": "num_said_having", "have it not": "num_lacking"}
+    for name in ("attribute", "value right", "most common", "absent: precision", "recall", *counts):
+        table.add_column(name, justify="left" if name == "attribute" else "right")
+    for attribute, row in scores["attributes"].items():
+        table.add_row(attribute, *_cells(row, figures, list(counts.values())))
+    table.add_section()
+    table.add_row("all pictures", *_cells(scores["overall"], figures, list(counts.values())))
+    run.show(table)
+
+
+def _cells(row: dict[str, Any], figures: Sequence[str], counts: Sequence[str]) -> list[str]:
+    shares = ["-" if row[name] is None else f"{row[name]:.3f}" for name in figures]
+    return shares + [str(row[name]) for name in counts]
 
 
 if __name__ == "__main__":

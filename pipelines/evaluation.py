@@ -31,6 +31,7 @@ from pipelines.scheduling import TASK_RETRIES, Ref, result_of
 from pipelines.scoring import MODEL, RANDOM, Row, measure_of, overall, score_attribute
 from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run
+from pipelines.value_scores import score_values
 from pipelines.vectors import PIXELS, UNTRAINED, AttributeBlock, ShardHeader, embed_shard, pixel_vectors
 
 GPU_SHARE = 0.25  # of a GPU for each shard: one task's decoding would leave it idle
@@ -68,7 +69,8 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
 
     Returns:
         {"dataset", "split", "measure": "map" or "triplet_accuracy", "attributes": {name: figures},
-        "overall": {"query_weighted": …, "plain": …}, "unreadable": pictures}; figures as in `scoring.Row`.
+        "overall": {"query_weighted": …, "plain": …}, "unreadable": pictures, "values"}; figures as in
+        `scoring.Row`, those of values as `value_scores.score_values` gives them, None without prototypes.
 
     Raises:
         InvalidInput: if the dataset has nothing to judge by.
@@ -83,7 +85,8 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
         run.say("  the split test has nothing to compare, so the pictures that chose the model judge it")
     for line in left_out(dataset.taxonomy, taxonomy, held_out):
         run.say(f"  {line}")
-    rows, unreadable = _judge(lake, model, tars_with(dataset, held_out), held_out, taxonomy, run)
+    rows, headers = _judge(lake, model, tars_with(dataset, held_out), held_out, taxonomy, run)
+    unreadable = sum((header.unreadable for header in headers), Counter[str]())
     if unreadable:
         counted = ", ".join(f"{count} {kind}" for kind, count in unreadable.most_common())
         run.say(f"  held-out pictures that cannot be read, left out: {counted}")
@@ -100,6 +103,7 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
         "attributes": rows,
         "overall": overall(rows, (measure, RANDOM, PIXELS, UNTRAINED)),
         "unreadable": unreadable.total(),
+        "values": _judge_values(held_out, headers, taxonomy),
     }
 
 
@@ -134,15 +138,13 @@ def left_out(named: Taxonomy | None, taxonomy: Taxonomy, held_out: HeldOut) -> l
 
 def _judge(
     lake: Lake, model: str, urls: Sequence[str], held_out: HeldOut, taxonomy: Taxonomy, run: Run
-) -> tuple[dict[str, Row], Counter[str]]:
-    """Embed and score; returns the figures by attribute and what could not be read."""
+) -> tuple[dict[str, Row], list[ShardHeader]]:
+    """Embed and score; returns the figures by attribute and the header of each shard."""
     if not held_out.attributes:
-        return {}, Counter()
+        return {}, []
     shared = ray.put(held_out)
     shards = _embed_shards(lake, model, urls, shared, 2 + len(held_out.attributes), run)
-    unreadable: Counter[str] = Counter()
-    for header, *_ in shards:
-        unreadable.update(result_of(header).unreadable)
+    headers: list[ShardHeader] = [result_of(header) for header, *_ in shards]
     task = ray.remote(_score_blocks)
     rows = {}
     with run.stage("score", len(held_out.attributes), "attributes") as stage:
@@ -153,7 +155,18 @@ def _judge(
         for attribute, ref in zip(held_out.attributes, scored, strict=True):
             rows[taxonomy.names[attribute]] = result_of(ref)
             stage.advance(1)
-    return {name: row for name, row in rows.items() if row is not None}, unreadable
+    return {name: row for name, row in rows.items() if row is not None}, headers
+
+
+def _judge_values(
+    held_out: HeldOut, headers: Sequence[ShardHeader], taxonomy: Taxonomy
+) -> dict[str, Any] | None:
+    """Score what the model says in words; None where it says nothing or nothing tells what is right."""
+    said = [(header.positions, header.said) for header in headers if header.said is not None]
+    if not said or not held_out.lists:
+        return None
+    positions, values = (np.concatenate(parts) for parts in zip(*said, strict=True))
+    return score_values(held_out, positions, values, taxonomy)
 
 
 def _embed_shards(

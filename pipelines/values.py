@@ -20,7 +20,7 @@ from agman.taxonomy import Taxonomy
 from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.errors import StorageUnavailable
-from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out
+from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out, tars_with
 from pipelines.lake import working_folder
 from pipelines.parts import VALUE_SCHEMA
 from pipelines.scheduling import TASK_RETRIES, Ref, result_of
@@ -135,7 +135,9 @@ def _fit(loaded: LoadedModel, dataset: Dataset, run: Run) -> Prototypes | None:
     shape = (len(labels), len(loaded.taxonomy), loaded.model.config.embedding_dim)
     vectors, is_read = np.zeros(shape, np.float32), np.zeros(len(labels), bool)
     unreadable: Counter[str] = Counter()
-    for positions, rows, bad in _embed_shards(loaded, dataset.urls, tuple(labels), run):
+    for positions, rows, bad in _embed_shards(
+        loaded, tars_with(dataset, HeldOut(tuple(labels))), tuple(labels), run
+    ):
         vectors[positions], is_read[positions] = rows, True
         unreadable += bad
     if unreadable:

@@ -17,6 +17,7 @@ from agman.transforms import Preprocess, normalise
 from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
+from pipelines.parts import round_to_half
 from pipelines.scoring import MODEL
 
 UNTRAINED = "untrained"
@@ -34,6 +35,8 @@ class ShardHeader:
     """[N] in `HeldOut.pictures`."""
     unreadable: Counter[str]
     """Pictures that could not be decoded, by kind."""
+    said: NDArray[np.int64] | None = None
+    """[N, A], what the model says that they show, as in `Predicted.values`; None without prototypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,19 @@ def embed_shard(
         small.append(thumbnails(pixels))
         for name, embedder in embedders.items():
             vectors[name].append(embedder.embed(pixels))
-    header = ShardHeader(np.array(positions, np.int64), unreadable)
     every = {name: np.concatenate(parts) for name, parts in vectors.items()}
+    header = ShardHeader(np.array(positions, np.int64), unreadable, _said(loaded, every[MODEL]))
     return header, np.concatenate(small), *_blocks(held_out, header.positions, every)
+
+
+def _said(loaded: LoadedModel, vectors: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """Return what the model says of vectors [N, A, D] as they would be stored."""
+    if loaded.prototypes is None:
+        return None
+    values: NDArray[np.int64] = loaded.prototypes.predict(
+        torch.from_numpy(round_to_half(vectors))
+    ).values.numpy()
+    return values
 
 
 def _blocks(
