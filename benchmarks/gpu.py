@@ -3,7 +3,7 @@
     python benchmarks/gpu.py
 
 Floor: floating-point operations, counted by torch, over the GPU's rate of a large matrix product, measured
-in the same run. Writes benchmarks/results/gpu-<name>.json; where no GPU is found it says so and measures nothing.
+in the same run. Writes benchmarks/results/gpu-<name>.json; without a GPU it says so and measures nothing.
 """
 
 import io

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from agman.embedder import Embedder, native_dtype
 from agman.errors import InvalidInput
-from agman.model import AGMAN
+from agman.model import AGMAN, ModelConfig
+from agman.trainer import Trainer, TrainerConfig, TrainingBatch, TrainingStep
 
 from .conftest import pictures, plainly
 
@@ -76,3 +78,25 @@ def test_dtype_is_checked_and_chosen(small_model: AGMAN) -> None:
     with pytest.raises(InvalidInput, match="float16"):
         Embedder(small_model, torch.float16)
     assert Embedder(small_model).dtype == native_dtype(torch.device("cpu"))
+
+
+def test_bfloat16_on_trained_weights() -> None:
+    torch.manual_seed(0)
+    value = torch.arange(12) % 3
+    images = pictures(12, 3, 48, 48) + 2 * functional.one_hot(value, 3).float()[:, :, None, None]
+    index = torch.arange(12)
+    batch = TrainingBatch(
+        images=images,
+        image_index=index,
+        attribute=torch.zeros(12, dtype=torch.int64),
+        targets=torch.tensor([[1.0, 0.0]]).expand(12, 2),
+        shown=torch.stack([index, value], dim=1),
+    )
+    config = TrainerConfig(sampling="batch", lr=1e-3)
+    model = AGMAN(ModelConfig(trunk="resnet18", embedding_dim=32), 2)
+    trainer = Trainer(TrainingStep(model, config), config, total_steps=12)
+    losses = [trainer.step(batch)["triplet"] for _ in range(12)]
+    assert losses[-1] < 0.5 * losses[0]
+    exact = Embedder(model, torch.float32).embed(images)
+    cosine = (Embedder(model, torch.bfloat16).embed(images) * exact).sum(-1)
+    assert cosine.min() > 0.9995
