@@ -78,7 +78,7 @@ def _triplets(night: Night) -> dict[str, ListedTriplets]:
     for split, triplets in found.items():
         lost = len(listed[split].rows) - len(triplets.rows)
         if lost:
-            night.run.say(f"  {lost} of {len(listed[split].rows)} {split} triplets name pictures left out")
+            night.run.say(f"  {lost} of {len(listed[split].rows)} {split} triplets left out with them")
     return found
 
 

@@ -32,7 +32,7 @@ class LabelLines:
 def read_lines(path: Path) -> pa.StringArray:
     """Read a text file's lines, without the white space around them.
 
-    Bytes that are not UTF-8 are replaced: such a path leads to no file, so its picture is missing, not the list.
+    Bytes that are not UTF-8 are replaced: such a path leads to no file, so it costs its picture alone.
 
     Raises:
         InvalidInput: if there is no such file, no line in it, or an empty line between others.

@@ -89,7 +89,7 @@ def test_zappos50k_loses_the_triplets_of_missing_pictures(
     kept = [triplet for triplet in made.triplets["train"] if 2 not in triplet[1:]]
     assert len(kept) < len(made.triplets["train"]) == 80
     said = capsys.readouterr().out
-    assert f"{80 - len(kept)} of 80 train triplets name pictures left out" in said
+    assert f"{80 - len(kept)} of 80 train triplets left out with them" in said
     assert "valid triplets" not in said
     digests = {digest_of(made, number): number for number in range(49) if number != 2}
     for split, listed in dataset.triplets.items():
