@@ -27,6 +27,7 @@ from pipelines.training.board import Board, watching
 from pipelines.training.config import TrainConfig
 from pipelines.training.curves import Curves
 from pipelines.training.listed import check_listed_fit
+from pipelines.training.samples import training_tars
 from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
 from pipelines.validation import load_validation
 from pipelines.values import with_prototypes
@@ -117,12 +118,11 @@ def _num_workers(config: TrainConfig, dataset: Dataset, run: Run) -> int:
 
     Ray would wait for it without a word.
     """
+    tars = training_tars(dataset)
+    if not tars:
+        raise InvalidInput(f"source {config.source}: expected usable pictures of role train, found none")
     # With listed triplets every worker reads all tars; else each has tars of its own.
-    num_workers = (
-        config.num_workers if "train" in dataset.triplets else min(config.num_workers, len(dataset.urls))
-    )
-    if not dataset.urls:
-        raise InvalidInput(f"source {config.source}: expected at least one usable picture, found none")
+    num_workers = config.num_workers if "train" in dataset.triplets else min(config.num_workers, len(tars))
     wanted = num_workers * config.cpus_per_worker
     if not is_remote() and (wanted > num_cpus() or (config.use_gpu and num_workers > num_gpus())):
         raise InvalidInput(
@@ -130,7 +130,7 @@ def _num_workers(config: TrainConfig, dataset: Dataset, run: Run) -> int:
             f"{num_cpus()} CPUs and {num_gpus()} GPUs; lower --num-workers or --cpus-per-worker"
         )
     if num_workers < config.num_workers:
-        run.say(f"  {len(dataset.urls)} shards feed {num_workers} workers, not {config.num_workers}")
+        run.say(f"  {len(tars)} shards to learn from feed {num_workers} workers, not {config.num_workers}")
     return num_workers
 
 

@@ -17,7 +17,7 @@ from pipelines.dataset import Dataset
 from pipelines.shards.read import pick_worker_shards
 from pipelines.training.config import TrainConfig
 from pipelines.training.listed import ListedPool
-from pipelines.training.samples import Labels, SamplePool
+from pipelines.training.samples import Labels, SamplePool, training_tars
 
 SEEDS_BETWEEN_RANKS = 1000
 
@@ -205,11 +205,11 @@ class Patience:
 def _open_pool(
     config: TrainConfig, taxonomy: Taxonomy, dataset: Dataset, rank: int, num_ranks: int, seed: int
 ) -> Pool:
-    listed = dataset.triplets.get("train")
+    listed, tars = dataset.triplets.get("train"), training_tars(dataset)
     if listed is not None:
         return ListedPool(
-            dataset, listed, config.preprocess,
+            dataset.share(tars), listed, config.preprocess,
             rank=rank, num_ranks=num_ranks, capacity=config.buffer_samples, seed=config.optimisation.seed,
         )  # fmt: skip
-    share = dataset.share(pick_worker_shards(dataset.urls, rank, num_ranks))
+    share = dataset.share(pick_worker_shards(tars, rank, num_ranks))
     return SamplePool(share, taxonomy, config.preprocess, capacity=config.buffer_samples, seed=seed)

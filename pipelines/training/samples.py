@@ -180,6 +180,17 @@ class SamplePool:
             return None
 
 
+def training_tars(dataset: Dataset) -> tuple[str, ...]:
+    """Return the tars that hold pictures to learn from: a source may list its roles one after the other."""
+    listed = dataset.triplets.get("train")
+    if listed is not None:
+        wanted = set(listed.pictures)
+    else:
+        wanted = {d for d, uses in dataset.described.items() if any(use.role == "train" for use in uses)}
+    holding = {dataset.homes.get(digest) for digest in wanted}
+    return tuple(url for url in dataset.urls if url in holding or not dataset.homes)
+
+
 def _labelled(
     stream: Iterator[Sample], taxonomy: Taxonomy, unknown: Counter[str]
 ) -> Iterator[tuple[Sample, Labels]]:

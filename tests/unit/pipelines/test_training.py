@@ -24,7 +24,7 @@ from pipelines.dataset import Dataset, Description, ListedTriplets
 from pipelines.training.config import TrainConfig
 from pipelines.training.learner import Learner, Patience
 from pipelines.training.listed import ListedPool, listed_places
-from pipelines.training.samples import SamplePool
+from pipelines.training.samples import SamplePool, training_tars
 
 TAXONOMY = Taxonomy((Attribute("hue", ("red", "blue")), Attribute("tone", ("dark", "light", "grey"))))
 PREPROCESS = Preprocess(image_size=32)
@@ -185,6 +185,19 @@ def test_ranks_start_alike_and_draw_apart(dataset: Dataset) -> None:
     drawn = second.pool.state_dict()
     second.load_state_dict(state, is_own=False)
     assert second.pool.state_dict()["flow"] == drawn["flow"]
+
+
+def test_ranks_share_the_tars_to_learn_from(dataset: Dataset) -> None:
+    homes = {sample.sha256: url for url in dataset.urls for sample in dataset.share([url]).samples()}
+    described = {
+        digest: (replace(uses[0], role="query"),) if homes[digest] == dataset.urls[1] else uses
+        for digest, uses in dataset.described.items()
+    }
+    by_role = replace(dataset, described=described, homes=homes)
+    assert training_tars(by_role) == (dataset.urls[0], dataset.urls[2])
+    assert training_tars(dataset) == dataset.urls
+    pools = [Learner(config(), TAXONOMY, by_role, rank=rank, num_ranks=2).pool for rank in (0, 1)]
+    assert [len(pool) for pool in pools] == [PER_TAR, PER_TAR]
 
 
 @settings(deadline=None)
