@@ -63,13 +63,29 @@ class GateKind:
         return [gate for gate in self.gates if not gate.get("passed")]
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What an evaluation measures."""
+
+    key: str
+    """Its name among the figures."""
+    short: str
+    long: str
+
+
+MEASURES = {
+    "map": Measure("map", "MAP", "Mean average precision"),
+    "triplet_accuracy": Measure("triplet_accuracy", "Right triplets", "Share of right triplets"),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreRow:
     """MAP of one attribute, or of all, beside what needs no training."""
 
     name: str
     figures: Mapping[str, float | None]
-    """By map, untrained, pixels and random."""
+    """By map (or what stands in its place, see `Measure`), untrained, pixels and random."""
     details: Mapping[str, Any]
     """The other figures of the evaluation, such as recall_at_1 and num_queries."""
 
@@ -113,6 +129,8 @@ def render_report(report: Mapping[str, Any], gallery: Sequence[SearchExample]) -
             kinds=fold_gates(known.get("gates", ())),
             scores=scores,
             overall=overall,
+            measure=measure_of(known.get("evaluation")),
+            values=(known.get("evaluation") or {}).get("values") or {},
             scale=_scale([*scores, *overall]),
             baselines=BASELINES,
             gallery=gallery,
@@ -127,7 +145,8 @@ def health(report: Mapping[str, Any], overall: Sequence[ScoreRow]) -> list[Check
         report: without sections that are None.
         overall: the evaluation's means, may be empty.
     """
-    return [_gate_check(report), _record_check(report), _quarantine_check(report), _model_check(overall)]
+    model = _model_check(overall, measure_of(report.get("evaluation")))
+    return [_gate_check(report), _record_check(report), _quarantine_check(report), model]
 
 
 def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> Check:
@@ -164,14 +183,20 @@ def fold_gates(gates: Sequence[Mapping[str, Any]]) -> list[GateKind]:
     return sorted(folded, key=lambda kind: not kind.failed)
 
 
+def measure_of(evaluation: Mapping[str, Any] | None) -> Measure:
+    """Return what an evaluation measures; an older one does not say and is of MAP."""
+    return MEASURES.get(str((evaluation or {}).get("measure")), MEASURES["map"])
+
+
 def score_rows(evaluation: Mapping[str, Any] | None) -> tuple[list[ScoreRow], list[ScoreRow]]:
     """Return (a row per attribute, the rows over all attributes)."""
     attributes = (evaluation or {}).get("attributes") or {}
     overall = (evaluation or {}).get("overall") or {}
     means = {"query_weighted": "all queries", "plain": "mean of attributes"}
+    key = measure_of(evaluation).key
     return (
-        [_score_row(name, figures) for name, figures in attributes.items()],
-        [_score_row(said, overall[name]) for name, said in means.items() if overall.get(name)],
+        [_score_row(name, figures, key) for name, figures in attributes.items()],
+        [_score_row(said, overall[name], key) for name, said in means.items() if overall.get(name)],
     )
 
 
@@ -217,13 +242,13 @@ def _quarantine_check(report: Mapping[str, Any]) -> Check:
     return Check(level="warn", name="Quarantine", text=f"{total:,}{share}{f': {said}' if said else ''}.")
 
 
-def _model_check(overall: Sequence[ScoreRow]) -> Check:
+def _model_check(overall: Sequence[ScoreRow], measure: Measure) -> Check:
     if not overall or overall[0].figures["map"] is None:
         return Check(
             level="none", name="Model", text="Not evaluated: nothing is known about how well it finds."
         )
     row = overall[0]
-    text = f"MAP {_figure(row.figures['map'])}"
+    text = f"{measure.short} {_figure(row.figures['map'])}"
     if row.factor is not None:
         text += f", {row.factor:.1f} times a random ranking"
     if row.not_beaten:
@@ -249,9 +274,9 @@ def _slack(gate: Mapping[str, Any]) -> float:
     return {">=": found - limit, "<=": limit - found, "==": -abs(found - limit)}[bound[1]]
 
 
-def _score_row(name: str, figures: Mapping[str, Any]) -> ScoreRow:
-    shown = {kind: _number(figures.get(kind)) for kind in ("map", *BASELINES)}
-    return ScoreRow(name=name, figures=shown, details=figures)
+def _score_row(name: str, figures: Mapping[str, Any], measure: str) -> ScoreRow:
+    shown = {kind: _number(figures.get(kind)) for kind in BASELINES}
+    return ScoreRow(name=name, figures={"map": _number(figures.get(measure)), **shown}, details=figures)
 
 
 def _scale(rows: Sequence[ScoreRow]) -> float:

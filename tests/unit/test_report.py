@@ -52,6 +52,16 @@ def figures(found, **changes):
     return {**base, "num_queries": 1200, "num_candidates": 4000, "queries_without_relevant": 0, **changes}
 
 
+def spoken(accuracy, common):
+    shares = {
+        "value_accuracy": accuracy,
+        "most_common": common,
+        "absent_precision": 0.9,
+        "absent_recall": 0.8,
+    }
+    return {**shares, "num_having": 1200, "num_said_having": 1300, "num_lacking": 4000}
+
+
 REPORT = {
     "lake": "s3://shop-lake",
     "snapshot": "20261123T040112Z-5f2c",
@@ -74,6 +84,13 @@ REPORT = {
     "evaluation": {
         "attributes": {"neckline_design": figures(0.42), "coat_length": figures(0.5, pixels=0.61)},
         "overall": {"query_weighted": figures(0.42), "plain": figures(0.46)},
+        "values": {
+            "attributes": {
+                "neckline_design": spoken(0.71, 0.2),
+                "coat_length": {**spoken(0.2, 0.34), "absent_precision": None},
+            },
+            "overall": spoken(0.55, 0.25),
+        },
     },
     "quarantine": {
         "total": 9,
@@ -131,6 +148,30 @@ def test_the_page_says_what_the_report_holds():
     assert "1 min 1 s in all, 140.2 images/s" in words["timings"]
     assert "12.0 s 3,000 250.0" in words["timings"]
     assert "embeddings 96 23,904 102.4 MB" in words["files"]
+
+
+def test_the_page_says_how_well_values_are_named():
+    page = render_report(REPORT, [])
+    words = Page(page).words
+    assert "neckline_design 0.710 0.200 0.900 0.800 1,200 1,300 4,000" in words["values"]
+    assert "coat_length 0.200 0.340 \N{EN DASH} 0.800" in words["values"]
+    assert "all pictures 0.550" in words["values"]
+    assert page.count('title="the model is no better than this">0.340') == 1
+    for evaluation in (None, {**REPORT["evaluation"], "values": None}):
+        assert "names no values" in Page(render_report(changed(evaluation=evaluation), [])).words["values"]
+
+
+def test_a_model_that_is_judged_by_triplets_is_not_said_to_have_a_map():
+    row = {"triplet_accuracy": 0.93, "random": 0.5, "untrained": 0.6, "pixels": 0.7, "num_triplets": 9}
+    evaluation = {
+        "measure": "triplet_accuracy",
+        "attributes": {"gender": row},
+        "overall": {"query_weighted": row, "plain": row},
+    }
+    words = Page(render_report(changed(evaluation=evaluation), [])).words
+    assert "Right triplets 0.930, 1.9 times a random ranking." in words["verdict"]
+    assert "MAP" not in words["quality"] + words["verdict"]
+    assert "gender 0.930 0.600 0.700 0.500" in words["quality"]
 
 
 def test_the_page_loads_nothing():
