@@ -42,7 +42,8 @@ def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
         dataset = build_shards(night, run)
         taxonomy = named or dataset.taxonomy or FASHIONAI
         trained = train(config, dataset, taxonomy, run)
-        run.say(f"model {trained.model}: step {trained.step}, validation MAP {trained.validation_map:.4f}")
+        measure = "triplet accuracy" if dataset.triplets else "MAP"
+        run.say(f"model {trained.model}: step {trained.step}, validation {measure} {trained.validation:.4f}")
         scores = evaluate(lake, trained.model, dataset, run)
     store_metrics(lake, trained.model, scores)
     run.results.update(model=trained.model, evaluation=scores)

@@ -54,7 +54,7 @@ def watching(board: Any, stage: Stage, run: Run, curves: Curves) -> Iterator[dic
             curves.add(figures)
         if posted:
             last.update(posted[-1])
-            note = f"loss {last['loss']:.3f}, valid MAP {last['best map']:.3f}"
+            note = f"loss {last['loss']:.3f}, best validation {last['best']:.3f}"
             stage.advance(int(last["step"]) - stage.times.done, note=note)
 
     def watch() -> None:

@@ -11,8 +11,9 @@ from tensorboardX import SummaryWriter
 
 from pipelines.lake import Lake, working_folder
 
-VALIDATION = "map"
-_PROGRESS = frozenset({"step", "images", "waited_s", "worked_s", "best map"})
+VALIDATION = "score"
+"""Query-weighted MAP, or the share of right triplets where a data set lists them."""
+_PROGRESS = frozenset({"step", "images", "waited_s", "worked_s", "best", "num_worse"})
 
 
 class Curves:

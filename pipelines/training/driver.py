@@ -25,7 +25,7 @@ from pipelines.models import import_model
 from pipelines.telemetry import Run, Stage
 from pipelines.training.board import Board, watching
 from pipelines.training.config import TrainConfig
-from pipelines.training.curves import Curves
+from pipelines.training.curves import VALIDATION, Curves
 from pipelines.training.listed import check_listed_fit
 from pipelines.training.samples import training_tars
 from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
@@ -45,7 +45,7 @@ class Trained:
     """Id in the lake's models/."""
     step: int
     """Of the checkpoint that was kept."""
-    validation_map: float
+    validation: float
     """Query-weighted, of the checkpoint that was kept; the share of right triplets where those are listed."""
 
 
@@ -86,13 +86,13 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     _tell_end(config, last, stage, run)
     run.say(f"  curves: tensorboard --logdir {lake.url}/{curves.folder}")
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
-    checkpoint, metrics = max(kept, key=lambda pair: float(pair[1]["map"]))
+    checkpoint, metrics = max(kept, key=lambda pair: float(pair[1][VALIDATION]))
     with (
         checkpoint.as_directory() as folder,
         with_prototypes(Path(folder) / MODEL_FOLDER, dataset, run) as complete,
     ):
         model = import_model(lake, complete)
-    return Trained(model, int(metrics["step"]), float(metrics["map"]))
+    return Trained(model, int(metrics["step"]), float(metrics[VALIDATION]))
 
 
 def read_taxonomy(spec: str) -> Taxonomy | None:
@@ -170,7 +170,8 @@ def _tell_end(config: TrainConfig, last: dict[str, float], stage: Stage, run: Ru
         run.say("  nothing was left to do: an earlier run with these settings had ended")
         return
     if last["step"] < config.steps:
-        why = "the time limit" if config.max_minutes else f"no improvement in {config.patience} validations"
+        is_spent = 0 < config.patience <= last["num_worse"]
+        why = f"no improvement in {config.patience} validations" if is_spent else "the time limit"
         run.say(f"  stopped after step {int(last['step'])} of {config.steps}: {why}")
     waited, worked = last["waited_s"], last["worked_s"]
     stage.spent({"read": waited, "model": worked - waited})
@@ -229,7 +230,7 @@ def _ray_trainer(
             failure_config=FailureConfig(max_failures=RESTARTS),
             # The best by validation, and beside it always the last, which a resumed run goes on from.
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="map", checkpoint_score_order="max"
+                num_to_keep=1, checkpoint_score_attribute=VALIDATION, checkpoint_score_order="max"
             ),
         ),
     )

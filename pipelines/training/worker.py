@@ -109,9 +109,9 @@ class Worker:
             torch.save(state, folder / state_file(self.rank))
             if self.rank == 0:
                 save_model(learner.model, task.taxonomy, task.config.preprocess, folder / MODEL_FOLDER)
-            metrics = {**figures, "map": score, "step": learner.step}
+            metrics = {**figures, "score": score, "step": learner.step}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        self._post({**figures, "map": score})
+        self._post({**figures, "score": score})
 
     def _score(self) -> float:
         validation: Validation = ray.get(self.task.validation)
@@ -134,7 +134,7 @@ class Worker:
             learner = self.learner
             work = {"waited_s": learner.waited_s, "worked_s": learner.worked_s, "images": learner.num_images}
             self.task.board.post.remote(
-                {"step": learner.step, **figures, **work, "best map": self.patience.best}
+                {"step": learner.step, **figures, **work, **self.patience.state_dict()}
             )
 
     def _restore(self) -> None:

@@ -1,0 +1,164 @@
+"""Training through Ray Train: resumed bitwise, ended by validation, on listed triplets, with curves."""
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_up_datasets import make_asen, make_zappos50k
+from tensorboardX.proto.event_pb2 import Event
+
+from agman.checkpoint import load_model
+from agman.errors import InvalidInput
+from agman.model import ModelConfig
+from agman.taxonomy import FASHIONAI
+from agman.trainer import TrainerConfig
+from agman.transforms import Preprocess
+from pipelines.dataset import Dataset
+from pipelines.lake import Lake, model_folder
+from pipelines.night import NightConfig
+from pipelines.nightly import build_shards
+from pipelines.shards.plan import ShardOptions
+from pipelines.telemetry import Run
+from pipelines.training.config import TrainConfig
+from pipelines.training.driver import train
+from pipelines.training.learner import Learner
+
+pytestmark = pytest.mark.integration
+
+
+def config(lake: Path, source: str, **changes: Any) -> TrainConfig:
+    asked = TrainConfig(
+        lake=str(lake),
+        source=source,
+        network=ModelConfig(trunk="resnet18", embedding_dim=16),
+        preprocess=Preprocess(image_size=32),
+        optimisation=TrainerConfig(sampling="batch", weighting="learned", schedule="cosine", warmup_steps=1),
+        shards=ShardOptions(images_per_shard=64),
+        triplets_per_step=2,
+        steps=4,
+        validate_every=2,
+        num_workers=1,
+    )
+    return replace(asked, **changes)
+
+
+def shard(asked: TrainConfig) -> Dataset:
+    night = NightConfig(lake=asked.lake, source=asked.source, dataset=asked.dataset, shards=asked.shards)
+    return build_shards(night, Run("train", night, Lake(asked.lake)))
+
+
+def run_of(asked: TrainConfig) -> Run:
+    return Run("train", asked, Lake(asked.lake))
+
+
+def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
+    """Return rank 0's states that are kept, by step."""
+    files = Path(asked.lake).glob(f"runs/{asked.name}-*/*/state-0.pt")
+    found = [torch.load(file, weights_only=True) for file in files]
+    return {state["trainer"]["step"]: state for state in found}
+
+
+def curves(asked: TrainConfig) -> dict[str, list[int]]:
+    """Return the steps of each tag in TensorBoard's files."""
+    found: dict[str, list[int]] = {}
+    for file in sorted(Path(asked.lake).glob(f"runs/{asked.name}-*/tensorboard/events.out.tfevents.*")):
+        body = file.read_bytes()
+        while body:  # a record: 8 bytes length, 4 of its check sum, the event, 4 of its check sum
+            (length,) = struct.unpack("<Q", body[:8])
+            event = Event.FromString(body[12 : 12 + length])
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+            body = body[16 + length :]
+    return found
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(tmp_path: Path) -> None:
+    """The unbroken one runs in this process: Ray Train may add nothing to the weights either."""
+    asked = config(tmp_path / "lake", "generated:num_images=120,seed=0,size=32")
+    dataset = shard(asked)
+    torch.set_num_threads(1)
+    unbroken = Learner(asked, FASHIONAI, dataset)
+    for _ in range(asked.steps):
+        unbroken.learn()
+
+    # A limit that is over after the first step; the schedule of both is that of four steps.
+    train(replace(asked, max_minutes=1e-6), dataset, FASHIONAI, run_of(asked))
+    assert set(states(asked)) == {1}
+    run = run_of(asked)
+    train(asked, dataset, FASHIONAI, run)
+
+    found, expected = states(asked)[4], unbroken.state_dict()
+    assert set(found["trainer"]["module"]) == set(expected["trainer"]["module"])
+    for name, tensor in expected["trainer"]["module"].items():
+        assert torch.equal(tensor, found["trainer"]["module"][name]), name
+    for key, moments in expected["trainer"]["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, found["trainer"]["optimizer"]["state"][key][name]), name
+    assert torch.equal(expected["generator"], found["generator"])
+    assert curves(asked)["valid/score"] == [1, 2, 4]
+    assert {"train/loss", "train/type", "work/images_per_s"} <= set(curves(asked))
+    assert min(run.stages[-1].parts[part] for part in ("read", "model")) > 0
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_all_ranks_stop_when_validation_stops_improving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A baseline on multi-label pictures, two workers: nothing waits for a gradient that never comes."""
+    make_asen(tmp_path / "data", "DeepFashion", train_per_value=4)
+    asked = config(tmp_path / "lake", f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
+    asked = replace(
+        asked,
+        network=replace(asked.network, head="csn"),
+        optimisation=replace(asked.optimisation, classification=False, schedule="constant"),
+        shards=ShardOptions(images_per_shard=30),
+        num_workers=2,
+        validate_every=1,
+        patience=1,
+    )
+    dataset = shard(asked)
+    assert dataset.taxonomy is not None
+    run = run_of(asked)
+    trained = train(asked, dataset, dataset.taxonomy, run)
+    validated = curves(asked)["valid/score"]
+    assert validated == list(range(1, trained.step + 2)), "it stops after the first that is not better"
+    assert len(validated) < 30
+    assert "train/type" not in curves(asked)
+    said = capsys.readouterr().out
+    assert f"stopped after step {trained.step + 1} of 30: no improvement in 1 validations" in said
+    folder = Path(asked.lake) / model_folder(trained.model)
+    assert load_model(folder).taxonomy == dataset.taxonomy
+
+    assert train(asked, dataset, dataset.taxonomy, run_of(asked)) == trained
+    assert "nothing was left to do" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_listed_triplets_are_learned_by_two_workers(tmp_path: Path) -> None:
+    make_zappos50k(tmp_path / "data")
+    asked = config(tmp_path / "lake", f"zappos50k:{tmp_path / 'data'}", num_workers=2)
+    dataset = shard(asked)
+    assert dataset.taxonomy is not None
+    with pytest.raises(
+        InvalidInput, match=r"lists triplets and no labels: expected --optimisation.sampling paper"
+    ):
+        train(asked, dataset, dataset.taxonomy, run_of(asked))
+    asked = replace(asked, optimisation=replace(asked.optimisation, sampling="paper", classification=False))
+    with pytest.raises(InvalidInput, match=r"expected\s+--taxonomy auto"):
+        train(asked, dataset, FASHIONAI, run_of(asked))
+    with pytest.raises(InvalidInput, match="expected at most --buffer-samples 3"):
+        train(replace(asked, buffer_samples=3), dataset, dataset.taxonomy, run_of(asked))
+    nowhere = replace(asked, network=replace(asked.network, pretrained=str(tmp_path / "resnet.pth")))
+    with pytest.raises(InvalidInput, match=r"resnet\.pth"):
+        train(nowhere, dataset, dataset.taxonomy, run_of(nowhere))
+    trained = train(asked, dataset, dataset.taxonomy, run_of(asked))
+    assert 0 < trained.validation <= 1
+    assert len(dataset.urls) == 1  # both workers read the one tar
+    files = sorted(Path(asked.lake).glob("runs/train-*/*/state-*.pt"))
+    drawn = {torch.load(file, weights_only=True)["pool"]["num_drawn"] for file in files}
+    assert {file.name for file in files} == {"state-0.pt", "state-1.pt"}
+    assert 8 in drawn
