@@ -58,11 +58,13 @@ class SmallLake:
         self.vectors: dict[str, np.ndarray] = {}  # sha256 -> [A, D]
         self.parts: list[Part] = []
 
-    def add_part(self, name: str, num_rows: int, seed: int) -> Part:
-        """Write a part of made-up pictures."""
+    def add_part(
+        self, name: str, num_rows: int, seed: int, values: dict[str, pa.Table] | None = None
+    ) -> Part:
+        """Write a part of made-up pictures, with what a model says of them by attribute."""
         vectors = unit_vectors(num_rows, seed)
         digests = [hashlib.sha256(f"{name}/{row}".encode()).hexdigest() for row in range(num_rows)]
-        files = write_part(self.lake, MODEL, name, ATTRIBUTES, digests, vectors)
+        files = write_part(self.lake, MODEL, name, ATTRIBUTES, digests, vectors, values)
         self.vectors.update(zip(digests, vectors, strict=True))
         part = Part(name=name, shard=name, num_rows=num_rows, files=files)
         self.parts.append(part)

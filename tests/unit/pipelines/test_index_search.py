@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agman.errors import InvalidInput
@@ -18,7 +20,9 @@ from pipelines.index import (
     read_ids,
     read_index,
 )
-from pipelines.search import Searcher
+from pipelines.parts import VALUE_SCHEMA, Shown
+from pipelines.search import Searcher, attributes_had
+from pipelines.storage.objects import store_file
 
 ATTRIBUTES = ("collar_design", "skirt_length", "sleeve_length")
 SIZES = (7, 1, 12, 5, 9, 3, 8, 11, 2, 6, 10, 4)
@@ -249,3 +253,67 @@ def test_a_small_group_is_exact() -> None:
     assert (choose_kind(10, options), choose_kind(11, options)) == ("flat", "IVF13,Flat")
     with pytest.raises(ValueError, match="parts_per_group"):
         IndexOptions(parts_per_group=0)
+
+
+WEARS = (Shown("v", 0.75, True), Shown(None, None, False), Shown())
+"""What rows say in turn: a value, that the attribute does not apply, nothing."""
+
+
+@pytest.fixture
+def spoken(small_lake: Any) -> Any:
+    """Parts whose rows say in turn what WEARS says, of one attribute after the other."""
+    for number, size in enumerate((7, 5, 9)):
+        values = {
+            attribute: pa.Table.from_pylist(
+                [WEARS[(row + shift) % 3]._asdict() for row in range(size)], schema=VALUE_SCHEMA
+            )
+            for shift, attribute in enumerate(ATTRIBUTES)
+        }
+        small_lake.add_part(f"shard{number}", size, seed=number, values=values)
+    return small_lake
+
+
+def says(key: str, attribute: str) -> Shown:
+    return WEARS[(int(key.rpartition("-")[2]) + ATTRIBUTES.index(attribute)) % 3]
+
+
+def test_hits_say_what_their_parts_say(spoken: Any) -> None:
+    with Searcher(spoken.lake, spoken.manifest(spoken.places())) as searcher:
+        for row in spoken.places():
+            expected = {attribute: says(row["key"], attribute) for attribute in ATTRIBUTES}
+            assert searcher.shown_on(row) == expected
+            (hit,) = searcher.search(query_of(spoken.vectors[row["sha256"]]), {"skirt_length": 1.0}, 1)
+            assert (hit.key, hit.shows) == (row["key"], expected)
+
+
+@pytest.mark.parametrize("weights", [{"skirt_length": 1.0}, {"skirt_length": 0.5, "sleeve_length": 0.5}])
+def test_what_is_known_to_lack_an_attribute_is_left_out_on_demand(spoken: Any, weights: dict) -> None:
+    with Searcher(spoken.lake, spoken.manifest(spoken.places())) as searcher:
+        query = query_of(next(iter(spoken.vectors.values())))
+        every = searcher.search(query, weights, 1000)
+        having = searcher.search(query, weights, 1000, having=weights)
+        kept = [hit for hit in every if not any(says(hit.key, name).applies is False for name in weights)]
+        assert 0 < len(kept) < len(every)
+        assert [(hit.key, hit.score) for hit in having] == [(hit.key, hit.score) for hit in kept]
+
+
+def test_a_query_asks_for_what_it_is_known_to_have() -> None:
+    shows = dict(zip("abc", WEARS, strict=True))
+    assert attributes_had(shows, "abc") == ["a"]
+    assert attributes_had(shows, "bc") == []
+
+
+def test_an_index_of_before_there_were_values_is_searched_as_it_was(filled: Any, tmp_path: Path) -> None:
+    manifest = filled.manifest(filled.places())
+    groups = []
+    for group in manifest.groups:
+        ids = read_ids(filled.lake, group).select(["part", "row", "sha256"])
+        pq.write_table(ids, tmp_path / "ids.parquet")
+        entry = store_file(filled.lake.store, tmp_path / "ids.parquet", f"old/{group.name}", len(ids))
+        groups.append(replace(group, ids=entry))
+    with Searcher(filled.lake, replace(manifest, groups=tuple(groups))) as searcher:
+        query = query_of(next(iter(filled.vectors.values())))
+        hits = searcher.search(query, {"collar_design": 1.0}, 1000, having=["collar_design"])
+        assert len(hits) == sum(SIZES)
+        assert {shown for hit in hits for shown in hit.shows.values()} == {Shown()}
+        assert searcher.shown_on(filled.places()[0]) == dict.fromkeys(ATTRIBUTES, Shown())

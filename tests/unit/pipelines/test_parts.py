@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, embedding_part
-from pipelines.parts import read_embeddings, round_to_half, write_embeddings, write_part
+from pipelines.parts import (
+    VALUE_SCHEMA,
+    nothing_known,
+    read_embeddings,
+    read_values,
+    round_to_half,
+    write_embeddings,
+    write_part,
+)
 from pipelines.storage.objects import FileEntry
 
 
@@ -96,3 +104,53 @@ def test_an_error_while_a_file_is_used_is_not_called_damage(lake: Lake, tmp_path
     assert isinstance(entry, FileEntry)
     with pytest.raises(FileNotFoundError), lake.checked(entry):
         (tmp_path / "something else").read_bytes()
+
+
+SAID = pa.table(
+    {"value": ["v", None, None], "score": [0.75, None, None], "applies": [True, False, None]},
+    schema=VALUE_SCHEMA,
+)
+
+
+def write_old_part(path: Path, digests: list[str], rows: np.ndarray) -> None:
+    """Write a part as it was before there were values."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1), pa.float32()), rows.shape[1])
+    pq.write_table(pa.table({"sha256": digests, "embedding": column}), path)
+
+
+def test_values_stand_beside_the_embedding(lake: Lake) -> None:
+    rows = round_to_half(unit_rows(3, 8))
+    files = write_part(lake, "m", "p", ("x",), list("abc"), rows[:, None], {"x": SAID})
+    with lake.checked(files["x"]) as path:
+        schema = pq.read_schema(path)
+        assert schema.names == ["sha256", "embedding", "value", "score", "applies"]
+        assert [schema.field(name).type for name in VALUE_SCHEMA.names] == VALUE_SCHEMA.types
+        assert read_values(path) == SAID
+        assert np.array_equal(read_embeddings(path)[1], rows)
+
+
+def test_without_prototypes_nothing_is_known(lake: Lake) -> None:
+    files = write_part(lake, "m", "p", ("x",), list("abc"), np.ones((3, 1, 4), np.float32))
+    with lake.checked(files["x"]) as path:
+        assert read_values(path) == nothing_known(3)
+        assert read_values(path)["applies"].null_count == 3
+
+
+def test_parts_of_before_and_after_are_read_together(tmp_path: Path) -> None:
+    rows = round_to_half(unit_rows(3, 8))
+    write_old_part(tmp_path / "a.parquet", list("def"), rows)
+    write_embeddings(tmp_path / "b.parquet", list("abc"), rows, SAID)
+    assert read_values(tmp_path / "a.parquet") == nothing_known(3)
+    assert np.array_equal(read_embeddings(tmp_path / "a.parquet")[1], rows)
+    found = duckdb.sql(
+        f"""select sha256, value, applies from read_parquet('{tmp_path}/*.parquet', union_by_name=true)
+        order by sha256"""
+    ).fetchall()
+    assert found[:3] == [("a", "v", True), ("b", None, False), ("c", None, None)]
+    assert found[3:] == [(name, None, None) for name in "def"]
+    # What reads only what every part has needs no union.
+    for order in ("a", "b"), ("b", "a"):
+        files = [f"{tmp_path}/{name}.parquet" for name in order]
+        assert duckdb.sql(
+            f"select count(sha256), count(embedding) from read_parquet({files})"
+        ).fetchall() == [(6, 6)]
