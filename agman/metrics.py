@@ -119,10 +119,13 @@ def _ranked(scores: Tensor, relevant: Tensor) -> Tensor:
     # Relevance rides in the lowest bit of an integer that sorts like the score. Sorting values alone is what
     # numpy does with vector instructions: 7 times as fast as an argsort (512 x 30,000: 0.33 s against 2.3 s).
     bits = (scores + 0.0).view(torch.int32)  # minus zero becomes zero
-    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    keys: NDArray[np.int64] = ((~rising << 1) | relevant).cpu().numpy()
-    keys.sort(axis=1)
-    return torch.from_numpy((keys & 1).astype(bool))
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    keys = rising.bitwise_not_().long()
+    keys <<= 1
+    keys |= relevant
+    best_first: NDArray[np.int64] = keys.cpu().numpy()
+    best_first.sort(axis=1)
+    return torch.from_numpy((best_first & 1).astype(bool))
 
 
 def expected_random_ap(num_relevant: Tensor, num_gallery: Tensor) -> Tensor:
