@@ -18,7 +18,7 @@ from pipelines.report import SearchExample, render_report
 from pipelines.search import Hit, Searcher, attributes_had
 from pipelines.storage.snapshots import Manifest
 
-EXAMPLES_PER_ATTRIBUTE = 1
+EXAMPLES_CONSIDERED = 32
 EXAMPLE_HITS = 7
 PICTURE_PIXELS = 128
 QUARANTINE_EXAMPLES = 50
@@ -58,17 +58,27 @@ def render_morning(lake: Lake, manifest: Manifest, report: dict[str, Any]) -> st
 
 
 def examples(lake: Lake, manifest: Manifest) -> list[SearchExample]:
-    """Search for one product per attribute, a held-out one that carries it where labels tell."""
+    """Search for one product per attribute: a held-out one that has it, where labels or the model tell."""
     if not manifest.groups:
         return []
     with Searcher(lake, manifest) as searcher, fetch_model(lake, manifest.model) as folder:
         loaded = load_model(folder)
         embedder = Embedder(loaded.model)
         return [
-            _example(searcher, loaded, embedder, attribute, row)
+            _example(searcher, loaded, embedder, attribute, _example_row(searcher, attribute))
             for attribute in manifest.attributes
-            for row in searcher.example_rows(attribute, EXAMPLES_PER_ATTRIBUTE)
         ]
+
+
+def _example_row(searcher: Searcher, attribute: str) -> dict[str, Any]:
+    """Return a labelled product, else the first that the model does not say to lack the attribute."""
+    rows = searcher.example_rows(attribute, EXAMPLES_CONSIDERED)
+    fitting = (
+        row
+        for row in rows
+        if shown_values(row, attribute) or searcher.shown_on(row)[attribute].applies is not False
+    )
+    return next(fitting, rows[0])
 
 
 def _example(
