@@ -159,7 +159,7 @@ class Benchmark(ABC):
 def _token(path: str) -> str:
     try:
         return local_token(path)
-    except (OSError, ValueError):  # said when the picture is fetched
+    except OSError:  # said when the picture is fetched
         return ""
 
 

@@ -22,8 +22,10 @@ REMOTE_SCHEMES = ("s3", "gs", "http", "https", "memory")
 """What fsspec may be asked for. A scheme outside this list and `file`, `generated` is refused: webdataset's
 `pipe:` runs a shell and fsspec's `a::b` chains reach any local file."""
 
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of a path that leads to no file, as opposed to one that it cannot follow just now."""
+
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
-_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _TRANSIENT_HTTP = (408, 425, 429)
 
 
@@ -112,7 +114,7 @@ def _read_local(path: Path, uri: str, max_bytes: int) -> bytes:
     except ValueError as error:  # a null byte in the path
         raise BadSample("missing", f"{_short(uri)}: {error}") from error
     except OSError as error:
-        if error.errno in _NO_SUCH_FILE:
+        if error.errno in NO_SUCH_FILE:
             raise BadSample("missing", f"{_short(uri)}: no such file") from error
         raise StorageUnavailable(f"{_short(uri)}: {error}") from error
 

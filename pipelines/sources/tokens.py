@@ -1,6 +1,7 @@
 """Version tokens: a word about a file that changes when its bytes change, got without reading them."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 from agman.errors import BadSample
 from pipelines.errors import StorageUnavailable
-from pipelines.sources.fetch import local_path, remote_file, scheme_of, translated
+from pipelines.sources.fetch import NO_SUCH_FILE, local_path, remote_file, scheme_of, translated
 
 LOOKUP_THREADS = 16
 """Requests in flight: a lookup is a round trip, so a batch of 4,096 takes 256 of them in a row."""
@@ -56,12 +57,16 @@ def local_token(path: str | Path) -> str:
 
     Raises:
         OSError: if it cannot be told.
-        ValueError: if no file can have this path.
     """
     try:
-        return file_token(os.stat(path))
-    except (FileNotFoundError, NotADirectoryError):
+        found = os.stat(path)
+    except ValueError:  # a null byte in the path
         return ABSENT
+    except OSError as error:
+        if error.errno in NO_SUCH_FILE:
+            return ABSENT
+        raise
+    return file_token(found) if stat.S_ISREG(found.st_mode) else ABSENT
 
 
 def _remote_token(facts: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from agman.errors import BadSample
 from pipelines.errors import StorageUnavailable
 from pipelines.sources import FolderSource, TableSource, fetch
-from pipelines.sources.tokens import version_token
+from pipelines.sources.tokens import ABSENT, version_token
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -70,6 +70,8 @@ def test_reads_what_a_folder_lists(tmp_path):
 
 
 def test_says_what_is_wrong_with_a_local_file(tmp_path):
+    for path in (tmp_path / "gone.jpg", tmp_path, tmp_path / ("x" * 300), "a\0b"):
+        assert version_token(str(path)) == ABSENT
     assert refused(str(tmp_path / "gone.jpg")) == "missing"
     assert refused(str(tmp_path)) == "missing"
     assert refused(str(tmp_path / ("x" * 300))) == "missing"
