@@ -92,8 +92,8 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
         run.say(f"  held-out pictures that cannot be read, left out: {counted}")
     if not rows:
         raise InvalidInput(
-            f"dataset {dataset.name}: expected labelled pictures of roles query and candidate for "
-            f"{', '.join(taxonomy.names)}, found none of them together"
+            f"dataset {dataset.name}: expected labelled pictures of roles query and candidate, or listed "
+            f"triplets, for {', '.join(taxonomy.names)}, found nothing that can be compared"
         )
     measure = measure_of(next(iter(rows.values())))
     return {

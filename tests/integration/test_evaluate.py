@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up_datasets import Line, MadeUp, make_asen, make_zappos50k
 
+from agman.checkpoint import save_model
+from agman.model import ModelConfig
+from agman.networks import build_network
 from agman.transforms import Preprocess, read_pixels
 from pipelines.dataset import Dataset
 from pipelines.evaluation import evaluate
@@ -18,8 +22,6 @@ from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run
 from pipelines.vectors import pixel_vectors, thumbnails
-from tests.conftest import make_model
-from tests.made_up_datasets import Line, MadeUp, make_asen, make_zappos50k
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
@@ -34,8 +36,13 @@ class Judged:
         config = NightConfig(lake=self.lake.url, source=source, shards=ShardOptions(images_per_shard=40))
         self.run = Run("evaluate", config, self.lake)
         self.dataset: Dataset = build_shards(config, self.run)
-        assert self.dataset.taxonomy is not None
-        self.model = import_model(self.lake, make_model(folder / "model", self.dataset.taxonomy))
+        taxonomy = self.dataset.taxonomy
+        assert taxonomy is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = build_network(ModelConfig(trunk="resnet18", embedding_dim=32), len(taxonomy))
+        save_model(network.eval(), taxonomy, PREPROCESS, folder / "model")
+        self.model = import_model(self.lake, folder / "model")
 
     def scores(self, split: str = "test") -> dict[str, Any]:
         return evaluate(self.lake, self.model, self.dataset, self.run, split)

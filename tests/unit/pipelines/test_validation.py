@@ -1,15 +1,13 @@
 """A model in training is judged by what a data set keeps for it: lists, undivided pictures or triplets."""
 
 import hashlib
-import io
-import json
 import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_up_tars import Tar
 
 from agman.errors import InvalidInput
 from agman.model import ModelConfig
@@ -27,35 +25,17 @@ PREPROCESS = Preprocess(image_size=32)
 VALUES = (("a", "x"), ("b", "y"), ("a", "z"), ("b", "x"))
 
 
-class Tar:
-    """A tar of noise, and what a catalog says of it."""
-
-    def __init__(self, path: Path, picture, num_pictures: int) -> None:
-        self.encoded = [picture(seed) for seed in range(num_pictures)]
-        self.digests = [hashlib.sha256(body).hexdigest() for body in self.encoded]
-        self.path = path
-
-    def write(self) -> str:
-        with tarfile.open(self.path, "w") as tar:
-            for digest, body in zip(self.digests, self.encoded, strict=True):
-                said = json.dumps({"role": "", "labels": {}}).encode()
-                for name, content in ((f"{digest}.jpg", body), (f"{digest}.json", said)):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        return str(self.path)
-
-    def dataset(self, roles: list[str]) -> Dataset:
-        uses = {
-            digest: (Description(role, {"cut": [VALUES[i % 4][0]], "hem": [VALUES[i % 4][1]]}),)
-            for i, (digest, role) in enumerate(zip(self.digests, roles, strict=True))
-        }
-        return Dataset("shop", (self.write(),), uses)
+def shop(tar: Tar, roles: list[str]) -> Dataset:
+    uses = {
+        digest: (Description(role, {"cut": [VALUES[i % 4][0]], "hem": [VALUES[i % 4][1]]}),)
+        for i, (digest, role) in enumerate(zip(tar.digests, roles, strict=True))
+    }
+    return Dataset("shop", (tar.write(),), uses)
 
 
 @pytest.fixture
 def tar(tmp_path: Path, picture) -> Tar:
-    return Tar(tmp_path / "shard.tar", picture, 24)
+    return Tar(tmp_path / "shard.tar", [picture(seed) for seed in range(24)])
 
 
 @pytest.fixture
@@ -66,7 +46,7 @@ def network():
 
 @pytest.mark.parametrize("roles", [["valid"], ["valid_query", "valid_candidate", "valid_candidate"]])
 def test_pictures_are_judged_by_their_lists(tar: Tar, network, roles: list[str]) -> None:
-    dataset = tar.dataset([(["train", *roles])[i % (1 + len(roles))] for i in range(24)])
+    dataset = shop(tar, [(["train", *roles])[i % (1 + len(roles))] for i in range(24)])
     validation = pickle.loads(pickle.dumps(load_validation(dataset, TAXONOMY, PREPROCESS, limit=100)))
     found = validate(network, validation, PREPROCESS)
 
@@ -85,7 +65,7 @@ def test_pictures_are_judged_by_their_lists(tar: Tar, network, roles: list[str])
 
 
 def test_a_limit_takes_the_same_pictures_whatever_their_order_in_tars(tar: Tar) -> None:
-    dataset = tar.dataset(["valid"] * 24)
+    dataset = shop(tar, ["valid"] * 24)
     forward = load_validation(dataset, TAXONOMY, PREPROCESS, limit=12)
     tar.encoded.reverse()
     tar.digests.reverse()
@@ -99,7 +79,7 @@ def test_a_limit_takes_the_same_pictures_whatever_their_order_in_tars(tar: Tar) 
 def test_a_picture_that_cannot_be_read_is_left_out(tar: Tar, network) -> None:
     tar.encoded[5] = b"no picture"
     tar.digests[5] = hashlib.sha256(tar.encoded[5]).hexdigest()
-    validation = load_validation(tar.dataset(["valid"] * 24), TAXONOMY, PREPROCESS, limit=100)
+    validation = load_validation(shop(tar, ["valid"] * 24), TAXONOMY, PREPROCESS, limit=100)
     assert len(validation.held_out.pictures) == 24
     assert len(validation.pixels) == len(validation.positions) == 23
     assert 0 < validate(network, validation, PREPROCESS) < 1
@@ -121,7 +101,7 @@ def test_listed_triplets_give_their_accuracy(tar: Tar, network) -> None:
 
 
 def test_a_network_that_has_diverged_scores_nothing(tar: Tar, network) -> None:
-    validation = load_validation(tar.dataset(["valid"] * 24), TAXONOMY, PREPROCESS, limit=100)
+    validation = load_validation(shop(tar, ["valid"] * 24), TAXONOMY, PREPROCESS, limit=100)
     with torch.no_grad():
         next(network.parameters()).fill_(torch.nan)
     assert validate(network, validation, PREPROCESS) == 0.0
@@ -130,4 +110,4 @@ def test_a_network_that_has_diverged_scores_nothing(tar: Tar, network) -> None:
 def test_nothing_to_validate_with_is_one_line(tar: Tar) -> None:
     for roles in (["train"] * 24, ["valid"] * 3 + ["train"] * 21):
         with pytest.raises(InvalidInput, match="dataset shop: expected at least 4 pictures of role valid"):
-            load_validation(tar.dataset(roles), TAXONOMY, PREPROCESS, limit=100)
+            load_validation(shop(tar, roles), TAXONOMY, PREPROCESS, limit=100)
