@@ -3,7 +3,7 @@
 ```
 shards/<dataset>/<shard>.tar            pictures and labels, immutable
 shards/<dataset>/<shard>.parquet        the tar's index
-models/<model>/                         weights.safetensors, config.json, metrics.json
+models/<model>/                         weights.safetensors, config.json, prototypes.safetensors, metrics.json
 embeddings/model=<model>/attribute=<attribute>/<part>.parquet
 indexes/<model>/<attribute>/<group>.faiss
 indexes/<model>/ids/<group>.parquet     what each row of a group's FAISS files is
