@@ -19,7 +19,7 @@ from agman.errors import InvalidInput
 from jobs.command_line import read_config
 from pipelines import telemetry
 from pipelines.lake import Lake
-from pipelines.morning import caption, described, is_relevant, shown_values
+from pipelines.morning import described, is_relevant, predicted, shown_values
 from pipelines.parts import Shown
 from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
 from pipelines.search import Hit, Searcher, attributes_had, open_searcher
@@ -122,9 +122,9 @@ def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Tabl
     for hit in hits:
         cosines = [f"{hit.scores[name]:.3f}" for name in attributes] if len(attributes) > 1 else []
         label = "; ".join(shown_values(hit.row, name) or "-" for name in attributes)
-        predicted = "; ".join(described(hit.shows[name]) or "-" for name in attributes)
+        said = "; ".join(described(hit.shows[name]) or "-" for name in attributes)
         own = [str(hit.row[name]) for name in columns]
-        cells = (str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, label, predicted, *own)
+        cells = (str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, label, said, *own)
         table.add_row(*map(escape, cells))
     return table
 
@@ -140,7 +140,15 @@ def _draw(
     results = tuple(
         GridResult(
             image=square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
-            caption=(hit.key, f"{hit.score:.3f}", *(caption(hit, name) for name in attributes)),
+            caption=(
+                hit.key,
+                f"{hit.score:.3f}",
+                *(
+                    line
+                    for name in attributes
+                    for line in (shown_values(hit.row, name), predicted(hit.shows[name]))
+                ),
+            ),
             relevant=is_relevant(row, hit, attributes[0]) if len(attributes) == 1 else None,
         )
         for hit in hits

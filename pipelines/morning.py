@@ -96,12 +96,12 @@ def _example(
     return SearchExample(
         attribute=attribute,
         query=picture,
-        query_caption=_caption(row, shows, attribute),
+        query_caption=caption(row, shows, attribute),
         attention=attention_overlay(picture, np.abs(embedded.attention[0, index].numpy())),
         results=[
             (
                 square_thumbnail(searcher.picture_of(hit.row), PICTURE_PIXELS),
-                f"{hit.score:.2f} · {caption(hit, attribute)}",
+                f"{hit.score:.2f} · {caption(hit.row, hit.shows, attribute)}",
                 is_relevant(row, hit, attribute),
             )
             for hit in hits
@@ -109,14 +109,16 @@ def _example(
     )
 
 
-def caption(hit: Hit, attribute: str) -> str:
-    """Return what labels and the model say of a product's attribute, or its key where neither says any."""
-    return _caption(hit.row, hit.shows, attribute)
+def caption(row: Mapping[str, Any], shows: Mapping[str, Shown], attribute: str) -> str:
+    """Return what labels and the model say of a product's attribute, or its key where both are silent."""
+    said = (shown_values(row, attribute), predicted(shows[attribute]))
+    return " · ".join(filter(None, said)) or str(row["key"])
 
 
-def _caption(row: Mapping[str, Any], shows: Mapping[str, Shown], attribute: str) -> str:
-    label, said = shown_values(row, attribute), described(shows[attribute])
-    return " · ".join(filter(None, (label, f"predicted {said}" if said else ""))) or str(row["key"])
+def predicted(shown: Shown) -> str:
+    """Return what a model says of an attribute, marked as such; empty where it says nothing."""
+    said = described(shown)
+    return f"predicted {said}" if said else ""
 
 
 def described(shown: Shown) -> str:
