@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -118,7 +119,8 @@ def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Tabl
     columns = [name for name in ("category", "brand", "price") if hits and name in hits[0].row]
     texts = ("label", "predicted")
     for name in ("rank", "key", "score", *(attributes if len(attributes) > 1 else ()), *texts, *columns):
-        table.add_column(name, justify="right" if name in ("rank", "score", "price") else "left")
+        justify: JustifyMethod = "right" if name in ("rank", "score", "price") else "left"
+        table.add_column(name, justify=justify, no_wrap=name == "key")
     for hit in hits:
         cosines = [f"{hit.scores[name]:.3f}" for name in attributes] if len(attributes) > 1 else []
         label = "; ".join(shown_values(hit.row, name) or "-" for name in attributes)
