@@ -27,7 +27,7 @@ from pipelines.values import with_prototypes
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
-NUM_IMAGES = 120
+NUM_IMAGES = 80
 
 
 class Spoken:
@@ -97,7 +97,7 @@ def test_rows_say_what_the_model_says_of_their_vectors(spoken: Spoken, night: Ma
     assert prototypes is not None
     for part in night.parts:
         files = [Path(spoken.lake.url, part.files[name].name) for name in FASHIONAI.names]
-        vectors = torch.stack([torch.from_numpy(read_embeddings(file)[1]) for file in files], dim=1)
+        vectors = torch.stack([torch.from_numpy(read_embeddings(file)[1].copy()) for file in files], dim=1)
         values, score = prototypes.predict(vectors)
         for index, (attribute, file) in enumerate(zip(FASHIONAI, files, strict=True)):
             said = read_values(file).to_pylist()
