@@ -15,7 +15,7 @@ from pipelines.dataset import Dataset
 from pipelines.training.samples import SamplePool
 
 TRUNK = "resnet18"
-BATCH = 64
+BATCH = 192
 LR = 2e-3
 MOVED = Augmentation(max_shift=0.04, max_zoom=0.08, max_colour=0.1)
 
