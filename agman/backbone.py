@@ -7,13 +7,13 @@ top. Parameter names are torchvision's, so ImageNet weights and published checkp
 import abc
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import get_model
 from torchvision.models.resnet import ResNet
 
 from agman.errors import CheckpointMismatch, InvalidInput
+from agman.tensor_files import read_tensor_file
 
 IMAGENET = "imagenet"
 """Asks torchvision for its ImageNet-1k weights, version 1, downloaded once into torch's cache."""
@@ -149,9 +149,9 @@ def build_trunk(
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InvalidInput(f"no trunk weights at {path}; give a torchvision state dict or {IMAGENET!r}")
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    found = read_tensor_file(path, "trunk weights")
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise CheckpointMismatch(f"{path}: expected torchvision's state dict, found {type(found).__name__}")
     for tensor_name, expected in network.state_dict().items():
         if tensor_name.startswith(_CLASSIFIERS) or tensor_name.endswith("num_batches_tracked"):
             continue

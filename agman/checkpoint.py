@@ -1,15 +1,12 @@
 """Model files: a folder of safetensors and JSON, and the checkpoints the authors published."""
 
-import codecs
 import hashlib
 import json
 import os
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,6 +17,7 @@ from agman.model import AGMAN, ModelConfig, Network
 from agman.networks import build_network
 from agman.prototypes import Prototypes
 from agman.taxonomy import Taxonomy
+from agman.tensor_files import read_tensor_file
 from agman.transforms import Preprocess
 
 WEIGHTS = "weights.safetensors"
@@ -29,16 +27,6 @@ PROTOTYPES = "prototypes.safetensors"
 CONFIG = "config.json"
 """Name of the file that describes the tensors; written last, so a folder without it is not finished."""
 _PUBLISHED_PREFIX = "embeddingnet."
-# The authors' "prec" may be a numpy scalar; these rebuild one and can do nothing else.
-_REBUILD_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
-_NUMPY_SCALAR: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_REBUILD_SCALAR, "numpy.core.multiarray.scalar"),
-    (_REBUILD_SCALAR, "numpy._core.multiarray.scalar"),
-    (codecs.encode, "_codecs.encode"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-]
 
 
 class LoadedModel(NamedTuple):
@@ -203,13 +191,7 @@ def load_published(path: str | Path, *, trunk: str = "resnet50") -> AGMAN:
 
 def _published_weights(path: Path) -> dict[str, Tensor]:
     """Read the state dict without prefix and without the trunk's unused ImageNet classifier."""
-    if not path.is_file():
-        raise InvalidInput(f"no checkpoint at {path}")
-    try:
-        with torch.serialization.safe_globals(_NUMPY_SCALAR):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointMismatch(f"{path} is no checkpoint of plain tensors: {error}") from error
+    checkpoint = read_tensor_file(path, "checkpoint")
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointMismatch(f"{path}: expected a 'state_dict' of tensors, found {type(state).__name__}")

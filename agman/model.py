@@ -69,6 +69,8 @@ class Features(NamedTuple):
     """[B, C3, H/16, W/16]."""
     local: Tensor
     """[B, C3, H/16, W/16]: level 3 plus what `conv1_1` adds of level 2."""
+    top: Tensor | None = None
+    """[B, top_width]: the top's average, where embeddings are made of it."""
 
 
 class Output(NamedTuple):

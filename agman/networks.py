@@ -35,10 +35,19 @@ class PooledNetwork(Network):
         self.config = config
         self.num_attributes = num_attributes
 
+    def features(self, images: Tensor) -> Features:
+        """Run the whole trunk once: the top serves both the embedding and the classifier."""
+        features = super().features(images)
+        return features._replace(top=self.backbonenet.pooled_top(features.level3))
+
+    def type_logits(self, features: Features) -> Tensor:
+        """Score which attributes each image shows: [B, A]."""
+        logits: Tensor = self.backbonenet.fc_embed(features.top)
+        return logits
+
     def embed(self, features: Features, image_index: Tensor, attribute_index: Tensor) -> Embedded:
         """Embed N pairs; attention is the same everywhere, since an average looks everywhere alike."""
-        projected = self.projection(self.backbonenet.pooled_top(features.level3))
-        rows = projected.index_select(0, image_index)
+        rows = self.projection(features.top).index_select(0, image_index)
         if self.masks is not None:
             rows = rows * torch.relu(self.masks(attribute_index))
         height, width = features.level3.shape[2:]

@@ -121,12 +121,14 @@ class Sly:
 
 def test_published_checkpoint_cannot_execute(small_model: AGMAN, tmp_path: Path) -> None:
     path = tmp_path / "sly.pth.tar"
+    whole = published(small_model, path).read_bytes()
     torch.save({"epoch": 1, "state_dict": {}, "prec": Sly()}, path)
     with pytest.raises(CheckpointMismatch, match="no checkpoint of plain tensors"):
         load_published(path)
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointMismatch, match="no checkpoint of plain tensors"):
-        load_published(path)
+    for damaged in (b"not a checkpoint", b"hello world\n", b"", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointMismatch, match="no checkpoint of plain tensors"):
+            load_published(path)
     wrong = published(small_model, path, **{"embeddingnet.fc2.bias": torch.zeros(3)})
     with pytest.raises(CheckpointMismatch, match=r"fc2.bias expected \(48,\)"):
         load_published(wrong, trunk="resnet18")

@@ -113,6 +113,18 @@ def test_baselines_are_kept_like_the_network(name: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_top_is_run_once_a_step(name: str) -> None:
+    """Twice would cost the baselines time that others learn in, and count each batch twice in its norms."""
+    torch.manual_seed(0)
+    network = build_network(BASELINES[name], 2).train()
+    features = network.features(pictures(4, 3, 32, 32))
+    index = torch.arange(4)
+    network.embed(features, index, index % 2)
+    network.type_logits(features)
+    assert int(network.backbonenet.layer4[0].bn1.num_batches_tracked) == 1
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(InvalidInput, match="known: agman, csn, plain"):
         ModelConfig(head="siamese")
