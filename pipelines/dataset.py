@@ -43,10 +43,15 @@ class Dataset:
         """Return the part of the dataset that lies in some of its tars."""
         return replace(self, urls=tuple(urls))
 
-    def samples(self, *, shuffle: int = 0, seed: int = 0) -> Iterator[Sample]:
-        """Stream the pictures once for each use, with its role and labels; see `stream_samples`."""
+    def pictures(self, *, shuffle: int = 0, seed: int = 0) -> Iterator[Sample]:
+        """Stream each described picture once, with the role and labels of its tar; see `stream_samples`."""
         for sample in stream_samples(self.urls, shuffle=shuffle, seed=seed):
-            if self.homes.get(sample.sha256, sample.url) != sample.url:
-                continue
-            for use in self.described.get(sample.sha256, ()):
+            is_home = self.homes.get(sample.sha256, sample.url) == sample.url
+            if is_home and sample.sha256 in self.described:
+                yield sample
+
+    def samples(self) -> Iterator[Sample]:
+        """Stream the pictures once for each use, with its role and labels."""
+        for sample in self.pictures():
+            for use in self.described[sample.sha256]:
                 yield replace(sample, role=use.role, labels=use.labels)

@@ -18,8 +18,8 @@ from agman.errors import BadSample
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, read_pixels
 from pipelines.dataset import Dataset, ListedTriplets
+from pipelines.labels import label_indices
 from pipelines.shards.read import stream_samples
-from pipelines.training.samples import label_indices
 
 SPLITS = {"test": ("query", "candidate"), "valid": ("valid_query", "valid_candidate")}
 """By split: the role that asks and the role that answers."""

@@ -21,11 +21,11 @@ from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.errors import StorageUnavailable
 from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out, tars_with
+from pipelines.labels import Labels, taught_labels
 from pipelines.lake import working_folder
 from pipelines.parts import VALUE_SCHEMA
 from pipelines.scheduling import TASK_RETRIES, Ref, result_of
 from pipelines.telemetry import Run
-from pipelines.training.samples import Labels, label_indices
 from pipelines.vectors import BATCH, PictureEmbedder
 
 MAX_PICTURES = 8_000
@@ -95,15 +95,11 @@ def with_prototypes(folder: Path, dataset: Dataset, run: Run) -> Iterator[Path]:
 
 def training_labels(dataset: Dataset, taxonomy: Taxonomy, limit: int = MAX_PICTURES) -> dict[str, Labels]:
     """Return the labels of training pictures by sha256; of more than `limit` those of the first digests."""
-    found: dict[str, Labels] = {}
-    for sha256, uses in dataset.described.items():
-        labels: Labels = {}
-        for use in uses:
-            if use.role == "train":
-                for attribute, values in label_indices(use.labels, taxonomy, Counter()).items():
-                    labels.setdefault(attribute, []).extend(values)
-        if labels:
-            found[sha256] = labels
+    found = {
+        sha256: labels
+        for sha256, uses in dataset.described.items()
+        if (labels := taught_labels(uses, taxonomy, Counter()))
+    }
     return {sha256: found[sha256] for sha256 in sorted(found)[:limit]}
 
 

@@ -14,10 +14,11 @@ from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, in
 from agman.transforms import augment, normalise
 from agman.triplets import Triplets
 from pipelines.dataset import Dataset
+from pipelines.labels import Labels
 from pipelines.shards.read import pick_worker_shards
 from pipelines.training.config import TrainConfig
 from pipelines.training.listed import ListedPool
-from pipelines.training.samples import Labels, SamplePool, training_tars
+from pipelines.training.samples import SamplePool, training_tars
 
 SEEDS_BETWEEN_RANKS = 1000
 

@@ -13,7 +13,7 @@ from agman.errors import BadSample, InvalidInput
 from agman.transforms import Preprocess, read_pixels
 from agman.triplets import Triplets
 from pipelines.dataset import Dataset, ListedTriplets
-from pipelines.training.samples import Labels
+from pipelines.labels import Labels
 
 
 class ListedPool:
@@ -132,7 +132,7 @@ def _read_pictures(dataset: Dataset, listed: ListedTriplets, preprocess: Preproc
     """Decode the pictures that the list names, by their places in it."""
     place_of = {digest: place for place, digest in enumerate(listed.pictures)}
     found: dict[int, Tensor] = {}
-    for sample in dataset.samples():
+    for sample in dataset.pictures():
         place = place_of.get(sample.sha256)
         if place is None or place in found:
             continue

@@ -1,11 +1,12 @@
 """A worker's share of the training pictures in memory: streamed from tars, indexed for drawing triplets.
 
 The pool holds at most `capacity` decoded pictures. While the share fits, it is read once and the draw is the
-paper's sampler exactly; a larger share flows through, one fresh picture for each triplet drawn.
+paper's sampler exactly; a larger share flows through, one fresh picture for each triplet drawn. A picture is
+held once, with all that its training uses show: twice, it would be its own positive.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count, islice
 from typing import Any
 
@@ -18,10 +19,10 @@ from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, read_pixels
 from agman.triplets import TripletBuffer, Triplets
 from pipelines.dataset import Dataset
+from pipelines.labels import Labels, taught_labels
 from pipelines.shards.read import Sample
 
 SHUFFLE_SAMPLES = 1000
-Labels = dict[int, list[int]]
 
 
 class SamplePool:
@@ -52,22 +53,26 @@ class SamplePool:
         self._digests: list[str] = []
         self._pixels: list[Tensor] = []
         self._labels: list[Labels] = []
-        for sample, labels in _labelled(dataset.samples(), taxonomy, self._unknown):
-            pixels = self._read(sample)
-            if pixels is not None:
-                self._buffer.add(len(self._pixels), labels)
-                self._digests.append(sample.sha256)
-                self._pixels.append(pixels)
-                self._labels.append(labels)
+        self._held: set[str] = set()
+        # A pool that holds the whole share never needs to flow.
+        self._flows = False
+        for sample, labels in self._labelled(dataset.pictures(), self._unknown):
+            pixels = None if sample.sha256 in self._held else self._read(sample)
+            if pixels is None:
+                continue
             if len(self._pixels) == capacity:
+                self._flows = True
                 break
+            self._buffer.add(len(self._pixels), labels)
+            self._digests.append(sample.sha256)
+            self._pixels.append(pixels)
+            self._labels.append(labels)
+            self._held.add(sample.sha256)
         if not self._pixels:
             raise InvalidInput(
                 f"{len(dataset.urls)} shards: expected pictures of role train labelled with "
                 f"{', '.join(taxonomy.names)}, found none; do the source's labels use these names?"
             )
-        # A pool that was not filled holds the whole share: nothing ever needs to flow.
-        self._flows = len(self._pixels) == capacity
         self._num_replaced = self._epoch = self._num_read = 0
         self._fresh = self._endless()
 
@@ -90,7 +95,10 @@ class SamplePool:
     def refresh(self, num_pictures: int) -> None:
         """Replace the oldest pictures by the next ones of the stream; nothing where all are held."""
         for digest, pixels, labels in islice(self._fresh, num_pictures if self._flows else 0):
-            self._put(self._num_replaced % len(self), digest, pixels, labels)
+            slot = self._num_replaced % len(self)
+            self._held.remove(self._digests[slot])
+            self._held.add(digest)
+            self._put(slot, digest, pixels, labels)
             self._num_replaced += 1
 
     def notes(self) -> list[str]:
@@ -133,6 +141,7 @@ class SamplePool:
             pixels = self._find(set(flow["digests"]))
             for slot, (digest, labels) in enumerate(zip(flow["digests"], flow["labels"], strict=True)):
                 self._put(slot, digest, pixels[digest], dict(labels))
+            self._held = set(self._digests)
             self._num_replaced, self._epoch, self._num_read = (
                 flow[name] for name in ("num_replaced", "epoch", "num_read")
             )
@@ -147,7 +156,7 @@ class SamplePool:
     def _find(self, digests: set[str]) -> dict[str, Tensor]:
         """Read pictures by their digests, in one pass over the tars."""
         found: dict[str, Tensor] = {}
-        for sample in self._dataset.samples():
+        for sample in self._dataset.pictures():
             if sample.sha256 in digests and sample.sha256 not in found:
                 found[sample.sha256] = read_pixels(sample.encoded, self._preprocess)
                 if len(found) == len(digests):
@@ -158,19 +167,29 @@ class SamplePool:
         )
 
     def _endless(self) -> Iterator[tuple[str, Tensor, Labels]]:
-        """Stream the share over and over, from where the pool is: each epoch in an order of its own."""
+        """Stream the share over and over, from where the pool is: each epoch in an order of its own.
+
+        What is held when its turn comes is read, not given: the count of what was read tells where to go on.
+        """
         urls = self._dataset.urls
         for epoch in count(self._epoch):
             order = np.random.default_rng((self._seed, epoch)).permutation(len(urls))
             shuffled = self._dataset.share([urls[i] for i in order])
-            stream = shuffled.samples(shuffle=SHUFFLE_SAMPLES, seed=self._seed + epoch)
+            stream = shuffled.pictures(shuffle=SHUFFLE_SAMPLES, seed=self._seed + epoch)
             already = self._num_read if epoch == self._epoch else 0
             self._epoch, self._num_read = epoch, already
-            for sample, labels in islice(_labelled(stream, self._taxonomy, Counter()), already, None):
+            for sample, labels in islice(self._labelled(stream, Counter()), already, None):
                 self._num_read += 1
-                pixels = self._read(sample)
+                pixels = None if sample.sha256 in self._held else self._read(sample)
                 if pixels is not None:
                     yield sample.sha256, pixels, labels
+
+    def _labelled(self, stream: Iterator[Sample], unknown: Counter[str]) -> Iterator[tuple[Sample, Labels]]:
+        """Choose the pictures that teach a known label; count in `unknown` what is left out."""
+        for sample in stream:
+            labels = taught_labels(self._dataset.described[sample.sha256], self._taxonomy, unknown)
+            if labels:
+                yield sample, labels
 
     def _read(self, sample: Sample) -> Tensor | None:
         try:
@@ -189,27 +208,3 @@ def training_tars(dataset: Dataset) -> tuple[str, ...]:
         wanted = {d for d, uses in dataset.described.items() if any(use.role == "train" for use in uses)}
     holding = {dataset.homes.get(digest) for digest in wanted}
     return tuple(url for url in dataset.urls if url in holding or not dataset.homes)
-
-
-def _labelled(
-    stream: Iterator[Sample], taxonomy: Taxonomy, unknown: Counter[str]
-) -> Iterator[tuple[Sample, Labels]]:
-    """Choose the training samples that carry a known label; count in `unknown` what is left out."""
-    for sample in stream:
-        labels = label_indices(sample.labels, taxonomy, unknown) if sample.role == "train" else {}
-        if labels:
-            yield sample, labels
-
-
-def label_indices(labels: Mapping[str, Sequence[str]], taxonomy: Taxonomy, unknown: Counter[str]) -> Labels:
-    """Translate names to indices; what the taxonomy does not know is counted in `unknown`."""
-    found: Labels = {}
-    names = taxonomy.names
-    for attribute, values in labels.items():
-        known = taxonomy.attributes[names.index(attribute)].values if attribute in names else ()
-        for value in values:
-            if value in known:
-                found.setdefault(names.index(attribute), []).append(known.index(value))
-            else:
-                unknown[f"{attribute}={value}"] += 1
-    return found

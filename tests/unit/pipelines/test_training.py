@@ -3,7 +3,6 @@
 import hashlib
 import io
 import tarfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ TAXONOMY = Taxonomy((Attribute("hue", ("red", "blue")), Attribute("tone", ("dark
 PREPROCESS = Preprocess(image_size=32)
 NUM_TARS = 3
 PER_TAR = 6
+BOTH = {"hue": ["blue"], "tone": ["dark"]}
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def labels_of(number: int) -> dict[str, list[str]]:
 
 @pytest.fixture
 def dataset(tmp_path: Path, picture: Callable[..., bytes]) -> Dataset:
-    """Three tars of six pictures; one in the second is no training picture, one has unknown labels."""
+    """Three tars of six pictures; one picture is for validation, one has unknown labels, one two uses."""
     urls, described = [], {}
     for tar in range(NUM_TARS):
         numbers = range(tar * PER_TAR, (tar + 1) * PER_TAR)
@@ -68,6 +68,8 @@ def dataset(tmp_path: Path, picture: Callable[..., bytes]) -> Dataset:
             described[digest] = (Description("valid" if number == 7 else "train", labels_of(number)),)
             if number == 8:
                 described[digest] = (Description("train", {"hue": ["red", "pink"], "shape": ["round"]}),)
+            if number == 9:  # listed under each of its attributes
+                described[digest] = tuple(Description("train", {a: v}) for a, v in BOTH.items())
     return Dataset("shop", tuple(urls), described)
 
 
@@ -114,14 +116,30 @@ def test_a_resumed_learner_equals_the_unbroken_one_bitwise(
 def test_a_pool_flows_through_every_picture(dataset: Dataset) -> None:
     pool = SamplePool(dataset, TAXONOMY, PREPROCESS, capacity=5, seed=0)
     num_pictures = NUM_TARS * PER_TAR - 1
-    seen: Counter[str] = Counter()
-    for _ in range(3 * num_pictures):
+    held_in: list[set[str]] = [set() for _ in range(4)]
+    while (flow := pool.state_dict()["flow"])["epoch"] < 4:
+        held_in[flow["epoch"]].update(flow["digests"])
         pool.refresh(1)
-        flow = pool.state_dict()["flow"]
-        seen[flow["digests"][(flow["num_replaced"] - 1) % 5]] += 1
-    assert set(seen.values()) == {3}
-    assert len(seen) == num_pictures
+    assert [len(digests) for digests in held_in] == [num_pictures] * 4
     assert len(pool) == 5
+
+
+@pytest.mark.parametrize("capacity", [2, 5, 12, NUM_TARS * PER_TAR - 2, NUM_TARS * PER_TAR - 1, 100])
+def test_a_pool_holds_every_picture_once_with_all_that_it_shows(dataset: Dataset, capacity: int) -> None:
+    """Two slots of one picture would make it its own positive; resumed anywhere it flows on alike."""
+    (twice,) = (digest for digest, uses in dataset.described.items() if len(uses) == 2)
+    again = replace(dataset, urls=(*dataset.urls, dataset.urls[0]))  # and one tar's pictures lie in two
+    pools = [SamplePool(again, TAXONOMY, PREPROCESS, capacity=capacity, seed=1) for _ in range(2)]
+    whole, resumed = pools
+    for _ in range(8):
+        digests = whole.state_dict()["flow"]["digests"]
+        assert len(digests) == len(set(digests)) == min(capacity, NUM_TARS * PER_TAR - 1)
+        if twice in digests:
+            assert whole.labels(np.array([digests.index(twice)])) == [{0: [1], 1: [0]}]
+        resumed.load_state_dict(through_a_file(whole.state_dict()))
+        for pool in pools:
+            pool.refresh(7)
+        assert resumed.state_dict()["flow"] == whole.state_dict()["flow"]
 
 
 def test_a_flowing_pool_goes_on_without_reading_what_flowed_by(dataset: Dataset) -> None:
