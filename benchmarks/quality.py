@@ -83,6 +83,9 @@ class Variant:
 
 
 _FULL = Variant(name=BATCH)
+_TRIPLETS = replace(
+    _FULL, name="without classification", optimisation=replace(_FULL.optimisation, classification=False)
+)
 VARIANTS = (
     replace(_FULL, name=PAPER, optimisation=TrainerConfig(sampling="paper")),
     _FULL,
@@ -90,12 +93,10 @@ VARIANTS = (
     replace(_FULL, name="hard mining", optimisation=replace(_FULL.optimisation, mining="hard")),
     replace(_FULL, name="contrastive loss", optimisation=replace(_FULL.optimisation, loss="contrastive")),
     replace(_FULL, name="learned weights", optimisation=replace(_FULL.optimisation, weighting="learned")),
-    replace(
-        _FULL, name="without classification", optimisation=replace(_FULL.optimisation, classification=False)
-    ),
+    _TRIPLETS,
     replace(_FULL, name="without multi-level", network=replace(_FULL.network, multi_level=False)),
-    replace(_FULL, name="CSN masks", network=replace(_FULL.network, head="csn")),
-    replace(_FULL, name="plain triplet", network=replace(_FULL.network, head="plain")),
+    replace(_TRIPLETS, name="CSN masks", network=replace(_FULL.network, head="csn")),
+    replace(_TRIPLETS, name="plain triplet", network=replace(_FULL.network, head="plain")),
 )
 
 
