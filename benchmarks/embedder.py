@@ -95,11 +95,11 @@ def main(options: Options) -> None:
         "matmul_gflops_float32": rate[torch.float32] / 1e9,
         "matmul_gflops_bfloat16": rate[torch.bfloat16] / 1e9,
     }
+    if not is_native:
+        console.print("this processor has no bfloat16 instructions: its bfloat16 figures are of an emulation")
     report(
         "embedder", _table(options, figures, floor, seconds, half_seconds), figures, floor, options.results
     )
-    if not is_native:
-        console.print("this processor has no bfloat16 instructions: its bfloat16 figures are of an emulation")
 
 
 @torch.inference_mode()
