@@ -70,6 +70,11 @@ def answer(config: SearchConfig, run: telemetry.Run) -> list[Hit]:
         )
         _tell_query(run, shows, weights)
         run.show(_table(hits, list(weights), config))
+        if hidden := searcher.count_hidden(having):
+            run.say(
+                f"{hidden} products that the model says lack {' or '.join(having)} are left out; "
+                "--include-absent brings them back"
+            )
         if config.grid:
             _draw(searcher, config, encoded, row, hits, list(weights))
             run.say(f"pictures: {config.grid}")

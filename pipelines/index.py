@@ -144,10 +144,17 @@ def group_of(receipt: Receipt) -> Group:
     )
 
 
-def read_ids(lake: Lake, group: Group) -> pa.Table:
-    """Return the table of a group's rows: part, row, sha256 and, but for old ones, shows."""
-    with lake.checked(group.ids) as path:
-        return pq.read_table(path)
+def read_ids(lake: Lake, group: Group, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the table of a group's rows: part, row, sha256 and, but for old ones, shows.
+
+    Args:
+        lake: where.
+        group: whose table.
+        columns: those to read, or fields of them as in `shows.neckline_design.applies`; None reads all. Those
+            that an old table lacks are left out.
+    """
+    with lake.checked(group.ids) as path, pq.ParquetFile(path) as file:
+        return file.read(columns=None if columns is None else list(columns))
 
 
 def read_index(lake: Lake, entry: FileEntry) -> faiss.Index:

@@ -100,7 +100,7 @@ def index_gates(
         found, own = _recall(index, vectors, rows)
         recalls.append(found)
         selves.append(own)
-        if digests != read_ids(lake, group)["sha256"].to_pylist():
+        if digests != read_ids(lake, group, ["sha256"])["sha256"].to_pylist():
             selves.append(np.zeros(1))
     recall = float(np.mean(np.concatenate(recalls)))
     itself = float(np.mean(np.concatenate(selves)))

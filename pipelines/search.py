@@ -1,7 +1,8 @@
 """Search a published snapshot: pictures that look alike in one attribute, or in several with weights.
 
 Where the model says which attributes a picture has (`parts.Shown`), a search under an attribute that the
-query has leaves out pictures that do not have it: like this neckline, but no trousers.
+query has leaves out pictures that it says not to have it: like this neckline, but no trousers. The catalog's
+own labels know better: a product that they give the attribute is never left out.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import faiss
@@ -20,9 +21,10 @@ import pyarrow.compute as pc
 from agman.checkpoint import load_model
 from agman.embedder import Embedder
 from agman.errors import BadSample, InvalidInput
+from agman.prototypes import INVISIBLE
 from agman.taxonomy import position_in
 from agman.transforms import normalise, read_pixels
-from pipelines.index import read_ids, read_index
+from pipelines.index import IDS_SCHEMA, read_ids, read_index
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
 from pipelines.parts import Shown, read_embeddings
@@ -57,7 +59,18 @@ class _Scored:
     score: float
     scores: dict[str, float]
     sha256: str
-    shows: Mapping[str, Any]
+    group: Group
+    position: int
+    """Row of the group."""
+
+
+class _Live(NamedTuple):
+    """Which rows of a group answer a search."""
+
+    positions: np.ndarray
+    """[N] int64, ascending."""
+    hidden: int
+    """Products left out for lack of an attribute."""
 
 
 def open_searcher(lake: Lake, snapshot: str | None = None) -> "Searcher":
@@ -85,7 +98,8 @@ class Searcher:
         )
         self._indexes: dict[tuple[str, str], faiss.Index] = {}
         self._ids: dict[str, pa.Table] = {}
-        self._live: dict[tuple[str, frozenset[str]], np.ndarray] = {}
+        self._shows: dict[str, pa.Table] = {}
+        self._live: dict[tuple[str, frozenset[str]], _Live] = {}
 
     def close(self) -> None:
         """Drop temporary copies."""
@@ -153,8 +167,7 @@ class Searcher:
         group = next(group for group in self.manifest.groups if row["part"] in group.parts)
         ids = self._ids_of(group)
         here = pc.and_(pc.equal(ids["part"], row["part"]), pc.equal(ids["row"], row["row"]))
-        (found,) = ids.filter(here).to_pylist()
-        return self._shown(found.get("shows") or {})
+        return self._shown_at(group, pc.index(here, True).as_py())
 
     def shown_by(self, query: Mapping[str, np.ndarray]) -> dict[str, Shown]:
         """Return what the snapshot's model says of a picture that `embed_image` embedded."""
@@ -162,6 +175,16 @@ class Searcher:
         stacked = np.stack([query[name] for name in loaded.taxonomy.names])
         rows = said_of(loaded, stacked[None])
         return self._shown({name: table.to_pylist()[0] for name, table in rows.items()})
+
+    def count_hidden(self, having: Iterable[str]) -> int:
+        """Return how many products a search with `having` leaves out for lack of an attribute."""
+        wanted = frozenset(having)
+        return sum(self._live_rows(group, wanted).hidden for group in self.manifest.groups)
+
+    def _shown_at(self, group: Group, position: int) -> dict[str, Shown]:
+        shows = self._shows_of(group)
+        said = shows["shows"][position].as_py() if "shows" in shows.column_names else {}
+        return self._shown(said)
 
     def _shown(self, shows: Mapping[str, Any]) -> dict[str, Shown]:
         return {name: Shown(**(shows.get(name) or {})) for name in self.attributes}
@@ -210,7 +233,8 @@ class Searcher:
             weights: by attribute, as `check_weights` gives them.
             k: number of products.
             exclude: sha256 of a picture to leave out, such as the query's own.
-            having: attributes; pictures that are known not to have one of them are left out.
+            having: attributes; pictures that the model says not to have one of them are left out, but for
+                those whose labels in the catalog carry it.
 
         Returns:
             At most k hits, best first; products that share a picture share its score.
@@ -221,7 +245,7 @@ class Searcher:
         scored: list[_Scored] = []
         wanted_attributes = frozenset(having)
         for group in self.manifest.groups:
-            live = self._live_rows(group, wanted_attributes)
+            live = self._live_rows(group, wanted_attributes).positions
             scored += self._search_group(group, live, query, weights, wanted)
         scored = [item for item in scored if item.sha256 != exclude]
         scored.sort(key=lambda item: (-item.score, item.sha256))
@@ -253,15 +277,16 @@ class Searcher:
             for attribute in weights
         }
         total = sum(weights[attribute] * cosines[attribute] for attribute in weights)
-        pictures = self._ids_of(group).take(rows).to_pylist()
+        digests = self._ids_of(group)["sha256"].take(rows).to_pylist()
         return [
             _Scored(
                 score=float(total[i]),
                 scores={name: float(cosines[name][i]) for name in weights},
-                sha256=picture["sha256"],
-                shows=picture.get("shows") or {},
+                sha256=digest,
+                group=group,
+                position=int(rows[i]),
             )
-            for i, picture in enumerate(pictures)
+            for i, digest in enumerate(digests)
         ]
 
     def _hits(self, scored: Sequence[_Scored], k: int) -> list[Hit]:
@@ -275,29 +300,61 @@ class Searcher:
             by_digest.setdefault(row["sha256"], []).append(row)
         ranked = [(item, row) for item in scored for row in by_digest[item.sha256]]
         return [
-            Hit(rank, row["key"], item.score, item.scores, item.sha256, row, self._shown(item.shows))
+            Hit(
+                rank,
+                row["key"],
+                item.score,
+                item.scores,
+                item.sha256,
+                row,
+                self._shown_at(item.group, item.position),
+            )
             for rank, (item, row) in enumerate(ranked[:k], start=1)
         ]
 
-    def _live_rows(self, group: Group, having: frozenset[str]) -> np.ndarray:
-        """Return the index rows that the catalog still places here, less those known to lack an attribute."""
+    def _live_rows(self, group: Group, having: frozenset[str]) -> _Live:
+        """Return the index rows that the catalog still places here, less those that lack an attribute."""
         place = (group.name, having)
         if place not in self._live:
             ids = self._ids_of(group)
-            lacking = [_lacks(ids, name) for name in sorted(having)]
-            rows = ids.select(["sha256", "part", "row"])
-            rows = rows.append_column("position", pa.array(range(len(ids)), pa.int64()))
-            self._db.register("ids", rows.filter(pa.array(~np.any(lacking, axis=0))) if lacking else rows)
-            live = self._db.execute(
-                "select distinct position from ids join catalog using (sha256, part, row) order by position"
-            ).fetchnumpy()["position"]
-            self._live[place] = np.asarray(live, np.int64)
+            self._db.register("ids", ids.append_column("position", pa.array(range(len(ids)), pa.int64())))
+            rows = self._db.execute(
+                """select position, count(*) as products from ids join catalog using (sha256, part, row)
+                group by position order by position"""
+            ).fetchnumpy()
+            hidden = np.zeros(len(ids), bool)
+            for attribute in having:
+                hidden[self._lacking(group, attribute)] = True
+            positions = np.asarray(rows["position"], np.int64)
+            is_hidden = hidden[positions]
+            products = int(np.asarray(rows["products"])[is_hidden].sum())
+            self._live[place] = _Live(positions[~is_hidden], products)
         return self._live[place]
+
+    def _lacking(self, group: Group, attribute: str) -> np.ndarray:
+        """Return the index rows that the model says to lack an attribute, and no label gives it."""
+        applies = read_ids(self.lake, group, [f"shows.{attribute}.applies"])
+        if "shows" not in applies.column_names:  # written before there were values
+            return np.zeros(0, np.int64)
+        lacks = pc.equal(pc.struct_field(applies["shows"], [attribute, "applies"]), False)
+        rows = self._ids_of(group).append_column("position", pa.array(range(len(applies)), pa.int64()))
+        self._db.register("lacking", rows.filter(lacks))
+        found = self._db.execute(
+            """select position from lacking join catalog using (sha256, part, row) group by position
+            having not bool_or(coalesce(len(labels[$name]) > 0 and labels[$name] <> [$absent], false))""",
+            {"name": attribute, "absent": INVISIBLE},
+        ).fetchnumpy()
+        return np.asarray(found["position"], np.int64)
 
     def _ids_of(self, group: Group) -> pa.Table:
         if group.name not in self._ids:
-            self._ids[group.name] = read_ids(self.lake, group)
+            self._ids[group.name] = read_ids(self.lake, group, IDS_SCHEMA.names)
         return self._ids[group.name]
+
+    def _shows_of(self, group: Group) -> pa.Table:
+        if group.name not in self._shows:
+            self._shows[group.name] = read_ids(self.lake, group, ["shows"])
+        return self._shows[group.name]
 
     def _index(self, group: Group, attribute: str) -> faiss.Index:
         place = (group.name, attribute)
@@ -320,15 +377,6 @@ class Searcher:
 def attributes_had(shows: Mapping[str, Shown], attributes: Iterable[str]) -> list[str]:
     """Return those of the attributes that a picture is known to have."""
     return [name for name in attributes if shows[name].applies]
-
-
-def _lacks(ids: pa.Table, attribute: str) -> np.ndarray:
-    """Return which rows of a group are known not to have an attribute: [N] bool."""
-    if "shows" not in ids.column_names:
-        return np.zeros(len(ids), bool)
-    applies = pc.struct_field(ids["shows"], [attribute, "applies"])
-    lacks: np.ndarray = pc.equal(applies, False).fill_null(False).to_numpy()
-    return lacks
 
 
 def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> Any:

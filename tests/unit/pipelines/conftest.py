@@ -98,6 +98,8 @@ class SmallLake:
         catalog = self.folder / f"{snapshot}.parquet"
         columns = ("key", "sha256", "shard", "part", "row")
         table = pa.table({name: [row[name] for row in rows] for name in columns})
+        labels = [list(row.get("labels", {}).items()) for row in rows]
+        table = table.append_column("labels", pa.array(labels, pa.map_(pa.string(), pa.list_(pa.string()))))
         pq.write_table(table.set_column(4, "row", table["row"].cast(pa.int32())), catalog)
         name = snapshot_file(snapshot, "catalog.parquet")
         files = {"catalog.parquet": store_file(self.lake.store, catalog, name, len(rows))}

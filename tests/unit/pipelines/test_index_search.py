@@ -297,6 +297,24 @@ def test_what_is_known_to_lack_an_attribute_is_left_out_on_demand(spoken: Any, w
         assert [(hit.key, hit.score) for hit in having] == [(hit.key, hit.score) for hit in kept]
 
 
+def test_a_product_whose_labels_carry_an_attribute_is_never_left_out(spoken: Any) -> None:
+    rows = spoken.places()
+    lacking = [row for row in rows if says(row["key"], "skirt_length").applies is False]
+    assert len(lacking) > 5
+    lacking[0]["labels"] = {"skirt_length": ["mini"]}
+    lacking[1]["labels"] = {"skirt_length": ["invisible"], "sleeve_length": ["long"]}
+    rows.append({**lacking[2], "key": "twin", "labels": {"skirt_length": ["midi"]}})  # it is the same picture
+    rows.append({**lacking[3], "key": "sold twice"})
+    with Searcher(spoken.lake, spoken.manifest(rows)) as searcher:
+        query = query_of(next(iter(spoken.vectors.values())))
+        weights = {"skirt_length": 1.0}
+        found = {hit.key for hit in searcher.search(query, weights, 1000, having=weights)}
+        hidden = {row["key"] for row in rows} - found
+        assert hidden == {row["key"] for row in lacking[3:]} | {lacking[1]["key"], "sold twice"}
+        assert searcher.count_hidden(weights) == len(hidden)
+        assert searcher.count_hidden(()) == 0
+
+
 def test_a_query_asks_for_what_it_is_known_to_have() -> None:
     shows = dict(zip("abc", WEARS, strict=True))
     assert attributes_had(shows, "abc") == ["a"]
@@ -311,6 +329,7 @@ def test_an_index_of_before_there_were_values_is_searched_as_it_was(filled: Any,
         pq.write_table(ids, tmp_path / "ids.parquet")
         entry = store_file(filled.lake.store, tmp_path / "ids.parquet", f"old/{group.name}", len(ids))
         groups.append(replace(group, ids=entry))
+    assert read_ids(filled.lake, groups[0], ["shows", "sha256"]).column_names == ["sha256"]
     with Searcher(filled.lake, replace(manifest, groups=tuple(groups))) as searcher:
         query = query_of(next(iter(filled.vectors.values())))
         hits = searcher.search(query, {"collar_design": 1.0}, 1000, having=["collar_design"])
