@@ -181,10 +181,12 @@ class Trainer:
             time_share: share of the run's time limit that is used up, 0 without a limit.
 
         Returns:
-            loss, triplet, violating (share of triplets), lr, and type if learned.
+            loss, triplet, violating (share of triplets), lr, gradient_norm (before clipping), and type if
+            learned.
 
         Raises:
-            InvalidInput: if the loss is not finite; the weights are those from before the step.
+            InvalidInput: if the loss or the gradient's norm is not finite; the weights are those from before
+                the step. The norm is of all workers' gradients, so that all refuse together.
         """
         self.module.train()
         step_size = learning_rate(self.config, self.step_count, self.total_steps, time_share)
@@ -193,14 +195,19 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss, figures = self.module(batch)
         loss.backward()
+        trained = [weights for weights in self.module.parameters() if weights.grad is not None]
+        norm = nn.utils.get_total_norm([weights.grad for weights in trained if weights.grad is not None])
+        figures["gradient_norm"] = norm
         # One transfer for all figures: each would wait for the device.
         levels = dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
-        if not math.isfinite(levels["loss"]):
+        if not math.isfinite(levels["loss"] + levels["gradient_norm"]):
             raise InvalidInput(
-                f"loss is {levels['loss']} at step {self.step_count}; lower lr or set clip_norm"
+                f"loss is {levels['loss']} at step {self.step_count}, the gradient's norm "
+                f"{levels['gradient_norm']}: expected finite numbers; lower lr, set clip_norm, or begin with "
+                "more warmup_steps"
             )
         if self.config.clip_norm:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+            nn.utils.clip_grads_with_norm_(trained, self.config.clip_norm, norm)
         self.optimizer.step()
         self.step_count += 1
         return {**levels, "lr": step_size}

@@ -276,3 +276,28 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(InvalidInput, match="loss is nan at step 0"):
         run.trainer.step(batch._replace(images=batch.images * torch.nan))
     assert torch.equal(run.weights()["model.w"], before)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_is_refused(clip_norm: float) -> None:
+    """As where another worker's loss is nan: this one's is a number, the gradients are of both."""
+    run = Run(TrainerConfig(clip_norm=clip_norm))
+    before = run.weights()
+    run.trainer.module.model.w.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(
+        InvalidInput, match=r"loss is 0\.\d+ at step 0, the gradient's norm (inf|nan): expected"
+    ):
+        run.trainer.step(run.batch())
+    trained = {name for name, _ in run.trainer.module.named_parameters()}
+    assert all(torch.equal(run.weights()[name], before[name]) for name in trained)
+
+
+def test_clipping_alone_changes_gradients() -> None:
+    unclipped, high, low = (Run(TrainerConfig(clip_norm=norm)) for norm in (0.0, 1e9, 1e-3))
+    norms = [run.trainer.step(run.batch())["gradient_norm"] for run in (unclipped, high, low)]
+    assert norms == [norms[0]] * 3
+    gradients = [
+        [p.grad for p in run.trainer.module.parameters() if p.grad is not None] for run in (high, low)
+    ]
+    assert torch.nn.utils.get_total_norm(gradients[0]).item() == norms[0]
+    assert torch.nn.utils.get_total_norm(gradients[1]).item() == pytest.approx(1e-3, rel=1e-3)
