@@ -10,7 +10,7 @@ for each attribute scores its blocks. No vector passes through the driver.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,21 +18,29 @@ import numpy as np
 import ray
 import torch
 
-from agman.checkpoint import load_model
+from agman.checkpoint import LoadedModel, load_model
 from agman.errors import InvalidInput
 from agman.taxonomy import Taxonomy
 from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.errors import StorageUnavailable
-from pipelines.held_out import HeldOut, select_held_out, tars_with
+from pipelines.held_out import HeldOut, Positions, by_tar, select_held_out
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
-from pipelines.scheduling import TASK_RETRIES, Ref, result_of
+from pipelines.scheduling import TASK_RETRIES, Ref, result_of, run_tasks
 from pipelines.scoring import MODEL, RANDOM, Row, measure_of, overall, score_attribute
 from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run
 from pipelines.value_scores import score_values
-from pipelines.vectors import PIXELS, UNTRAINED, AttributeBlock, ShardHeader, embed_shard, pixel_vectors
+from pipelines.vectors import (
+    PIXELS,
+    UNTRAINED,
+    AttributeBlock,
+    ShardHeader,
+    embed_shard,
+    pixel_vectors,
+    untrained,
+)
 
 GPU_SHARE = 0.25  # of a GPU for each shard: one task's decoding would leave it idle
 
@@ -78,14 +86,15 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
     if not dataset.urls:
         raise InvalidInput(f"dataset {dataset.name}: expected at least one usable picture, found none")
     with fetch_model(lake, model) as folder:
-        taxonomy = load_model(folder).taxonomy
+        loaded = load_model(folder)
+    taxonomy = loaded.taxonomy
     held_out = select_held_out(dataset, taxonomy, split)
     if split == "test" and not held_out.attributes:
         split, held_out = "valid", select_held_out(dataset, taxonomy, "valid")
         run.say("  the split test has nothing to compare, so the pictures that chose the model judge it")
     for line in left_out(dataset.taxonomy, taxonomy, held_out):
         run.say(f"  {line}")
-    rows, headers = _judge(lake, model, tars_with(dataset, held_out), held_out, taxonomy, run)
+    rows, headers = _judge(loaded, by_tar(dataset, held_out.pictures), held_out, run)
     unreadable = sum((header.unreadable for header in headers), Counter[str]())
     if unreadable:
         counted = ", ".join(f"{count} {kind}" for kind, count in unreadable.most_common())
@@ -137,13 +146,13 @@ def left_out(named: Taxonomy | None, taxonomy: Taxonomy, held_out: HeldOut) -> l
 
 
 def _judge(
-    lake: Lake, model: str, urls: Sequence[str], held_out: HeldOut, taxonomy: Taxonomy, run: Run
+    loaded: LoadedModel, tars: Mapping[str, Positions], held_out: HeldOut, run: Run
 ) -> tuple[dict[str, Row], list[ShardHeader]]:
     """Embed and score; returns the figures by attribute and the header of each shard."""
     if not held_out.attributes:
         return {}, []
     shared = ray.put(held_out)
-    shards = _embed_shards(lake, model, urls, shared, 2 + len(held_out.attributes), run)
+    shards = _embed_shards(loaded, tars, shared, 2 + len(held_out.attributes), run)
     headers: list[ShardHeader] = [result_of(header) for header, *_ in shards]
     task = ray.remote(_score_blocks)
     rows = {}
@@ -153,7 +162,7 @@ def _judge(
             for number, attribute in enumerate(held_out.attributes)
         ]
         for attribute, ref in zip(held_out.attributes, scored, strict=True):
-            rows[taxonomy.names[attribute]] = result_of(ref)
+            rows[loaded.taxonomy.names[attribute]] = result_of(ref)
             stage.advance(1)
     return {name: row for name, row in rows.items() if row is not None}, headers
 
@@ -170,25 +179,28 @@ def _judge_values(
 
 
 def _embed_shards(
-    lake: Lake, model: str, urls: Sequence[str], held_out: Ref, num_returns: int, run: Run
+    loaded: LoadedModel, tars: Mapping[str, Positions], held_out: Ref, num_returns: int, run: Run
 ) -> list[list[Ref]]:
-    """Embed every shard, a bounded number at once; returns references to what `embed_shard` gives."""
+    """Embed every shard; returns references to what `embed_shard` gives, in the order of the tars."""
     task: Any = ray.remote(embed_shard).options(
         num_returns=num_returns,
         num_gpus=GPU_SHARE if num_gpus() else 0,
         max_retries=TASK_RETRIES,
         retry_exceptions=[StorageUnavailable],
     )
-    window = 2 * num_cpus()
-    shards: list[list[Ref]] = []
-    with run.stage("evaluate", len(urls), "shards") as stage:
-        for number in range(len(urls) + window):
-            if number >= window and number - window < len(urls):
-                result_of(shards[number - window][0])
-                stage.advance(1)
-            if number < len(urls):
-                shards.append(task.remote(lake, model, urls[number], held_out))
-    return shards
+    model, start = ray.put(loaded), ray.put(untrained(loaded))
+
+    def submit(url: str) -> list[Ref]:
+        refs: list[Ref] = task.remote(model, start, url, tars[url], held_out)
+        return refs
+
+    shards: dict[str, list[Ref]] = {}
+    with run.stage("evaluate", len(tars), "shards") as stage:
+        for url, refs in run_tasks(submit, tars, 2 * num_cpus()):
+            result_of(refs[0])  # what went wrong is said now, not after all others
+            shards[url] = refs
+            stage.advance(1)
+    return [shards[url] for url in tars]
 
 
 def _score_blocks(held_out: HeldOut, attribute: int, shards: Sequence[tuple[Ref, Ref, Ref]]) -> Row | None:

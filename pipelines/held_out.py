@@ -169,30 +169,43 @@ def first_pictures(held_out: HeldOut, limit: int) -> HeldOut:
     return held_out.only(kept)
 
 
-def tars_with(dataset: Dataset, held_out: HeldOut) -> list[str]:
-    """Return the tars of a dataset that are worth opening: most hold training pictures alone."""
-    if not dataset.homes:
-        return list(dataset.urls)
-    wanted = {dataset.homes.get(sha256) for sha256 in held_out.pictures}
-    return [url for url in dataset.urls if url in wanted]
+def by_tar(dataset: Dataset, pictures: Sequence[str]) -> dict[str, Positions]:
+    """Return which pictures are read from which tar of a dataset: each from its home, wherever else it lies.
+
+    Args:
+        dataset: names the home of each picture; one without is looked for in every tar.
+        pictures: sha256.
+
+    Returns:
+        Positions in `pictures`, ascending, by tar in the dataset's order. Tars that no picture is read from
+        are left out: most hold training pictures alone.
+    """
+    found: dict[str, list[int]] = {url: [] for url in dataset.urls}
+    for position, sha256 in enumerate(pictures):
+        homes = [dataset.homes[sha256]] if sha256 in dataset.homes else dataset.urls
+        for url in homes:
+            if url in found:
+                found[url].append(position)
+    return {url: np.array(positions, np.int64) for url, positions in found.items() if positions}
 
 
 def read_held_out(
-    urls: Sequence[str], held_out: HeldOut, preprocess: Preprocess, unreadable: Counter[str]
+    url: str, pictures: Sequence[str], positions: Positions, preprocess: Preprocess, unreadable: Counter[str]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Decode the held-out pictures that some tars hold, each once.
+    """Decode pictures of a tar, each once.
 
     Args:
-        urls: tars.
-        held_out: what is wanted.
+        url: the tar.
+        pictures: sha256.
+        positions: those in `pictures` that are read from this tar.
         preprocess: how pictures are read.
         unreadable: counts what cannot be decoded, by kind.
 
     Yields:
-        A position in `held_out.pictures` and the picture [3, S, S] uint8.
+        A position in `pictures` and the picture [3, S, S] uint8.
     """
-    wanted = {sha256: position for position, sha256 in enumerate(held_out.pictures)}
-    for sample in stream_samples(urls):
+    wanted = {pictures[position]: position for position in positions.tolist()}
+    for sample in stream_samples([url]):
         position = wanted.pop(sample.sha256, None)
         if position is None:
             continue

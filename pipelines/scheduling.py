@@ -9,7 +9,8 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
@@ -20,6 +21,7 @@ from pipelines.lake import Lake, receipt, to_json
 from pipelines.storage.objects import FileEntry
 
 Ref: TypeAlias = "ray.ObjectRef[Any]"
+T = TypeVar("T")
 TASK_RETRIES = 4
 WAIT_S = 1.0
 
@@ -141,6 +143,37 @@ def run_units(lake: Lake, units: Iterable[Unit], workers: Workers) -> Iterator[t
                 yield waiting.popleft()
         while running:
             yield from _take_finished(lake, running, workers)
+    finally:
+        for ref in running:
+            ray.cancel(ref)
+
+
+def run_tasks(
+    submit: Callable[[T], list[Ref]], items: Iterable[T], window: int
+) -> Iterator[tuple[T, list[Ref]]]:
+    """Run a Ray task for each item, at most `window` at once, for results that need no receipt.
+
+    Args:
+        submit: starts a task and returns the references to its results, at least one.
+        items: what there is to do.
+        window: most tasks in flight.
+
+    Yields:
+        (item, references) of each task that has ended, in no order. Nothing of it is kept here: results that
+        the caller drops are freed. What a task raised is raised by `result_of`.
+    """
+    remaining = iter(items)
+    running: dict[Ref, tuple[T, list[Ref]]] = {}
+    try:
+        while True:
+            for item in islice(remaining, window - len(running)):
+                refs = submit(item)
+                running[refs[0]] = (item, refs)
+            if not running:
+                return
+            done, _ = ray.wait(list(running), num_returns=1)
+            for ref in done:
+                yield running.pop(ref)
     finally:
         for ref in running:
             ray.cancel(ref)

@@ -12,7 +12,7 @@ from agman.model import Network
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess
 from pipelines.dataset import Dataset
-from pipelines.held_out import HeldOut, Positions, first_pictures, read_held_out, select_held_out, tars_with
+from pipelines.held_out import HeldOut, Positions, by_tar, first_pictures, read_held_out, select_held_out
 from pipelines.scoring import MODEL, measure_of, overall, score_attribute
 from pipelines.vectors import PictureEmbedder
 
@@ -47,8 +47,8 @@ def load_validation(
     side = preprocess.image_size
     pixels = torch.zeros(len(held_out.pictures), 3, side, side, dtype=torch.uint8)
     positions: list[int] = []
-    if held_out.attributes:
-        for position, picture in read_held_out(tars_with(dataset, held_out), held_out, preprocess, Counter()):
+    for url, wanted in by_tar(dataset, held_out.pictures).items():
+        for position, picture in read_held_out(url, held_out.pictures, wanted, preprocess, Counter()):
             pixels[len(positions)] = picture  # in place: a list that is stacked would hold them all twice
             positions.append(position)
     kept = np.zeros(len(held_out.pictures), bool)

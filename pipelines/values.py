@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from agman.taxonomy import Taxonomy
 from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.errors import StorageUnavailable
-from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out, tars_with
+from pipelines.held_out import Positions, by_tar, in_batches, read_held_out
 from pipelines.labels import Labels, taught_labels
 from pipelines.lake import working_folder
 from pipelines.parts import VALUE_SCHEMA
-from pipelines.scheduling import TASK_RETRIES, Ref, result_of
+from pipelines.scheduling import TASK_RETRIES, Ref, result_of, run_tasks
 from pipelines.telemetry import Run
 from pipelines.vectors import BATCH, PictureEmbedder
 
@@ -104,20 +104,27 @@ def training_labels(dataset: Dataset, taxonomy: Taxonomy, limit: int = MAX_PICTU
 
 
 def embed_training(
-    loaded: LoadedModel, url: str, pictures: tuple[str, ...]
+    loaded: LoadedModel, url: str, wanted: Positions, pictures: tuple[str, ...]
 ) -> tuple[Positions, Vectors, Counter[str]]:
-    """Embed those of some pictures that a tar holds, in a Ray task.
+    """Embed pictures of a tar, in a Ray task.
+
+    Args:
+        loaded: the model.
+        url: the tar.
+        wanted: positions in `pictures` of those that are read from this tar.
+        pictures: sha256.
 
     Returns:
         Their positions [N] in `pictures`, vectors [N, A, D], and by kind what could not be read.
     """
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    embedder = PictureEmbedder(loaded.model.to(device), loaded.preprocess)
+    # In float32 everywhere: a model's id must not depend on what the node multiplies natively.
+    embedder = PictureEmbedder(loaded.model.to(device), loaded.preprocess, torch.float32)
     unreadable: Counter[str] = Counter()
     positions: list[int] = []
     vectors = [embedder.nothing()]
-    read = read_held_out([url], HeldOut(pictures), loaded.preprocess, unreadable)
+    read = read_held_out(url, pictures, wanted, loaded.preprocess, unreadable)
     for batch, pixels in in_batches(read, BATCH):
         positions += batch
         vectors.append(embedder.embed(pixels))
@@ -131,9 +138,8 @@ def _fit(loaded: LoadedModel, dataset: Dataset, run: Run) -> Prototypes | None:
     shape = (len(labels), len(loaded.taxonomy), loaded.model.config.embedding_dim)
     vectors, is_read = np.zeros(shape, np.float32), np.zeros(len(labels), bool)
     unreadable: Counter[str] = Counter()
-    for positions, rows, bad in _embed_shards(
-        loaded, tars_with(dataset, HeldOut(tuple(labels))), tuple(labels), run
-    ):
+    pictures = tuple(labels)
+    for positions, rows, bad in _embed_shards(loaded, by_tar(dataset, pictures), pictures, run):
         vectors[positions], is_read[positions] = rows, True
         unreadable += bad
     if unreadable:
@@ -148,19 +154,19 @@ def _fit(loaded: LoadedModel, dataset: Dataset, run: Run) -> Prototypes | None:
 
 
 def _embed_shards(
-    loaded: LoadedModel, urls: Sequence[str], pictures: tuple[str, ...], run: Run
+    loaded: LoadedModel, tars: Mapping[str, Positions], pictures: tuple[str, ...], run: Run
 ) -> Iterator[tuple[Positions, Vectors, Counter[str]]]:
     task: Any = ray.remote(embed_training).options(
         num_gpus=GPU_SHARE if num_gpus() else 0,
         max_retries=TASK_RETRIES,
         retry_exceptions=[StorageUnavailable],
     )
-    model, shared, window = ray.put(loaded), ray.put(pictures), 2 * num_cpus()
-    refs: list[Ref] = []
-    with run.stage("prototypes", len(urls), "shards") as stage:
-        for number in range(len(urls) + window):
-            if number < len(urls):
-                refs.append(task.remote(model, urls[number], shared))
-            if 0 <= number - window < len(urls):
-                yield result_of(refs[number - window])
-                stage.advance(1)
+    model, shared = ray.put(loaded), ray.put(pictures)
+
+    def submit(url: str) -> list[Ref]:
+        return [task.remote(model, url, tars[url], shared)]
+
+    with run.stage("prototypes", len(tars), "shards") as stage:
+        for _, (ref,) in run_tasks(submit, tars, 2 * num_cpus()):
+            yield result_of(ref)
+            stage.advance(1)

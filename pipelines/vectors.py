@@ -9,14 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from agman.checkpoint import LoadedModel, load_model
+from agman.checkpoint import LoadedModel
 from agman.embedder import Embedder
 from agman.model import ModelConfig, Network
 from agman.networks import build_network
 from agman.transforms import Preprocess, normalise
 from pipelines.held_out import HeldOut, Positions, in_batches, read_held_out
-from pipelines.lake import Lake
-from pipelines.models import fetch_model
 from pipelines.parts import round_to_half
 from pipelines.scoring import MODEL
 
@@ -50,24 +48,29 @@ class AttributeBlock:
 
 
 def embed_shard(
-    lake: Lake, model: str, url: str, held_out: HeldOut
+    loaded: LoadedModel, start: Network, url: str, wanted: Positions, held_out: HeldOut
 ) -> tuple[ShardHeader | NDArray[np.uint8] | AttributeBlock, ...]:
     """Embed a shard's held-out pictures with the model, with the same network untrained, and as pixels.
+
+    Args:
+        loaded: the model.
+        start: the same network `untrained`.
+        url: the shard's tar.
+        wanted: positions in `held_out.pictures` of those that are read from this tar.
+        held_out: decides what is kept of a picture's vectors.
 
     Returns:
         The header, thumbnails [N, 3072], and a block for each of `held_out.attributes`.
     """
     torch.set_num_threads(1)
-    with fetch_model(lake, model) as folder:
-        loaded = load_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    networks = {MODEL: loaded.model, UNTRAINED: untrained(loaded)}
+    networks = {MODEL: loaded.model, UNTRAINED: start}
     embedders = {name: PictureEmbedder(net.to(device), loaded.preprocess) for name, net in networks.items()}
     unreadable: Counter[str] = Counter()
     positions: list[int] = []
     small = [np.zeros((0, 3 * PIXEL_SIDE**2), np.uint8)]
     vectors = {name: [embedder.nothing()] for name, embedder in embedders.items()}
-    pictures = read_held_out([url], held_out, loaded.preprocess, unreadable)
+    pictures = read_held_out(url, held_out.pictures, wanted, loaded.preprocess, unreadable)
     for batch, pixels in in_batches(pictures, BATCH):
         positions += batch
         small.append(thumbnails(pixels))
@@ -102,9 +105,16 @@ def _blocks(
 class PictureEmbedder:
     """A network folded once, to embed decoded pictures batch after batch."""
 
-    def __init__(self, model: Network, preprocess: Preprocess) -> None:
-        """Fold a network on its own device; later training does not reach it."""
-        self._embedder = Embedder(model)
+    def __init__(self, model: Network, preprocess: Preprocess, dtype: torch.dtype | None = None) -> None:
+        """Fold a network on its own device; later training does not reach it.
+
+        Args:
+            model: any network.
+            preprocess: gives mean and std.
+            dtype: float32 where the vectors must not depend on what the processor multiplies natively; None
+                takes what is fastest.
+        """
+        self._embedder = Embedder(model, dtype)
         self._preprocess = preprocess
         self._device = next(model.parameters()).device
         self._shape = (model.num_attributes, model.config.embedding_dim)

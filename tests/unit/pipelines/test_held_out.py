@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agman.taxonomy import Attribute, Taxonomy
 from pipelines.dataset import Dataset, Description, ListedTriplets
-from pipelines.held_out import HeldOut, Lines, first_pictures, select_held_out, tars_with
+from pipelines.held_out import HeldOut, Lines, by_tar, first_pictures, select_held_out
 
 TAXONOMY = Taxonomy((Attribute("cut", ("a", "b")), Attribute("hem", ("x", "y", "z"))))
 
@@ -172,7 +172,7 @@ def test_a_limit_takes_triplets_from_all_attributes_in_turn(rows, limit: int) ->
     assert found == {attribute: triplets for attribute, triplets in expected.items() if triplets}
 
 
-def test_tars_of_training_pictures_alone_stay_closed() -> None:
+def test_a_picture_is_read_from_its_home_and_tars_of_others_stay_closed() -> None:
     described = {
         "p1": [("query", {"cut": ["a"]})],
         "p2": [("candidate", {"cut": ["a"]})],
@@ -184,8 +184,12 @@ def test_tars_of_training_pictures_alone_stay_closed() -> None:
         homes={"p1": "c.tar", "p2": "a.tar", "p3": "b.tar"},
     )
     held_out = select_held_out(told, TAXONOMY, "test")
-    assert tars_with(told, held_out) == ["a.tar", "c.tar"]
-    assert tars_with(replace(told, homes={}), held_out) == ["a.tar", "b.tar", "c.tar"]
+    assert held_out.pictures == ("p1", "p2")
+    positions = {url: found.tolist() for url, found in by_tar(told, held_out.pictures).items()}
+    assert positions == {"a.tar": [1], "c.tar": [0]}
+    assert list(by_tar(told.share(["b.tar", "c.tar"]), held_out.pictures)) == ["c.tar"]
+    homeless = by_tar(replace(told, homes={}), held_out.pictures)
+    assert {url: found.tolist() for url, found in homeless.items()} == {key: [0, 1] for key in told.urls}
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])

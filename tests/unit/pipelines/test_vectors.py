@@ -1,6 +1,7 @@
 """What a shard's held-out pictures become, for AG-MAN and the baselines, and how shards are put together."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from agman.model import ModelConfig
 from agman.networks import build_network
 from agman.taxonomy import Attribute, Taxonomy
 from agman.transforms import Preprocess, read_pixels
+from pipelines.dataset import Dataset
 from pipelines.evaluation import left_out, score_blocks
-from pipelines.held_out import HeldOut, Lines
+from pipelines.held_out import HeldOut, Lines, by_tar, read_held_out
 from pipelines.lake import Lake
 from pipelines.models import fetch_model, import_model
 from pipelines.scoring import MODEL, score_attribute
@@ -48,17 +50,22 @@ def test_shards_are_embedded_and_scored_as_one(lake: Lake, model: str, tmp_path:
     rng = np.random.default_rng(0)
     lines = [Lines(rng.permutation(16)[:7], rng.integers(0, 2, 7)) for _ in range(4)]
     held_out = HeldOut(tuple(digests), {0: (lines[0], lines[1]), 1: (lines[2], lines[3])})
-    shards = [embed_shard(lake, model, tar.write(), held_out) for tar in tars]
+    with fetch_model(lake, model) as folder:
+        loaded = load_model(folder)
+    fresh = untrained(loaded)
+    home = np.array_split(np.arange(16), 2)
+    shards = [
+        embed_shard(loaded, fresh, tar.write(), wanted, held_out)
+        for tar, wanted in zip(tars, home, strict=True)
+    ]
 
     assert [list(header.positions) for header, *_ in shards] == [[0, 1, 2, 4, 5, 6, 7], [*range(8, 16)]]
     assert [dict(header.unreadable) for header, *_ in shards] == [{"not_an_image": 1}, {}]
-    with fetch_model(lake, model) as folder:
-        loaded = load_model(folder)
     readable = [body for tar in tars for body in tar.encoded if body != b"no picture"]
     pixels = torch.stack([read_pixels(body, PREPROCESS) for body in readable])
     embedded = {
         MODEL: PictureEmbedder(loaded.model, PREPROCESS).embed(pixels),
-        UNTRAINED: PictureEmbedder(untrained(loaded), PREPROCESS).embed(pixels),
+        UNTRAINED: PictureEmbedder(fresh, PREPROCESS).embed(pixels),
     }
     positions = np.concatenate([header.positions for header, *_ in shards])
     for number, attribute in enumerate(held_out.attributes):
@@ -75,7 +82,29 @@ def test_shards_are_embedded_and_scored_as_one(lake: Lake, model: str, tmp_path:
         assert row is not None
         assert expected is not None
         assert row[PIXELS] == pytest.approx(expected[PIXELS])
+        for name, vectors in embedded.items():
+            under_name = {MODEL: torch.from_numpy(vectors[:, attribute])}
+            judged = score_attribute(held_out, attribute, positions, under_name)
+            assert judged is not None
+            assert row["map" if name == MODEL else name] == pytest.approx(judged["map"], abs=0.02)
         assert row["num_queries"] == expected["num_queries"] < 8
+
+
+def test_a_picture_in_two_tars_is_judged_from_its_home_alone(lake: Lake, tmp_path: Path, picture) -> None:
+    encoded = [picture(seed) for seed in range(4)]
+    encoded.append(b"no picture")
+    tars = [Tar(tmp_path / "a.tar", encoded), Tar(tmp_path / "b.tar", encoded[2:])]
+    digests, urls = tuple(tars[0].digests), tuple(tar.write() for tar in tars)
+    homes = dict(zip(digests, [urls[0], urls[0], urls[1], urls[0], urls[1]], strict=True))
+    dataset = Dataset("shop", urls, {}, homes=homes)
+    unreadable: Counter[str] = Counter()
+    read = [
+        (url, position)
+        for url, wanted in by_tar(dataset, digests).items()
+        for position, _ in read_held_out(url, digests, wanted, PREPROCESS, unreadable)
+    ]
+    assert read == [(urls[0], 0), (urls[0], 1), (urls[0], 3), (urls[1], 2)]
+    assert unreadable == {"not_an_image": 1}
 
 
 def test_untrained_is_the_same_network_with_other_weights(lake: Lake, model: str) -> None:
