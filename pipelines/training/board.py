@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from agman.errors import AgmanError
 from pipelines.telemetry import Run, Stage
 from pipelines.training.curves import Curves
 
@@ -14,12 +15,13 @@ POLL_S = 1.0
 
 
 class Board:
-    """A Ray actor that rank 0 writes to and the driver reads; it holds what the driver did not take yet."""
+    """A Ray actor that workers write to and the driver reads; it holds what the driver did not take yet."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._figures: list[dict[str, float]] = []
         self._notes: list[str] = []
+        self._refusal: AgmanError | None = None
 
     def post(self, figures: dict[str, float]) -> None:
         """Add the figures of a step."""
@@ -28,6 +30,14 @@ class Board:
     def note(self, text: str) -> None:
         """Add a line that a person must see."""
         self._notes.append(text)
+
+    def refuse(self, error: AgmanError) -> None:
+        """Keep the first refusal of ours: another try would end alike."""
+        self._refusal = self._refusal or error
+
+    def refusal(self) -> AgmanError | None:
+        """Return what a worker refused."""
+        return self._refusal
 
     def take(self) -> tuple[list[dict[str, float]], list[str]]:
         """Return the figures and the notes since the last call."""

@@ -13,7 +13,7 @@ import s3fs
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from agman.errors import AgmanError, InvalidInput
 from agman.networks import build_network
@@ -60,6 +60,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
 
     Raises:
         InvalidInput: if there is nothing to learn from.
+        AgmanError: what a worker refused.
     """
     lake = Lake(config.lake)
     num_workers = _num_workers(config, dataset, run)
@@ -79,10 +80,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     name = run_name(config, dataset)
     curves = Curves(lake, name)
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run, curves) as last:
-        try:
-            result = _ray_trainer(config, lake, name, task, num_workers).fit()
-        except TrainingFailedError as error:
-            raise _own_error(error) from error
+        result = _fit(_ray_trainer(config, lake, name, task, num_workers), board)
     _tell_end(config, last, stage, run)
     run.say(f"  curves: tensorboard --logdir {lake.url}/{curves.folder}")
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
@@ -178,14 +176,24 @@ def _tell_end(config: TrainConfig, last: dict[str, float], stage: Stage, run: Ru
     run.say(f"  worker 0 waited for pictures {waited / max(worked, 1e-9):.1%} of {worked:.0f} s of learning")
 
 
-def _own_error(error: TrainingFailedError) -> Exception:
-    """Return what a worker of ours refused, so that a person reads one line; else Ray's own error."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    for failure in failures:
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, AgmanError):
-            return cause
-    return error
+def _fit(trainer: TorchTrainer, board: Any) -> ray.train.Result:
+    """Train to the end.
+
+    Raises:
+        AgmanError: what a worker refused, so that a person reads one line.
+        TrainingFailedError: if workers died more often than is tried again.
+    """
+    failure: TrainingFailedError | None = None
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        failure = error
+    refusal: AgmanError | None = ray.get(board.refusal.remote())
+    if refusal is not None:
+        raise refusal from failure
+    if failure is not None:
+        raise failure
+    return result
 
 
 def run_name(config: TrainConfig, dataset: Dataset) -> str:

@@ -14,7 +14,9 @@ import torch.distributed
 from torch import nn
 
 from agman.checkpoint import save_model
+from agman.errors import AgmanError
 from agman.taxonomy import Taxonomy
+from pipelines.errors import StorageUnavailable
 from pipelines.training.config import TrainConfig
 from pipelines.training.learner import Learner, Patience
 from pipelines.validation import Validation, validate
@@ -44,12 +46,24 @@ class WorkerTask:
 def train_worker(loop: dict[Any, Any]) -> None:
     """Run Ray Train's loop on one worker; every rank reports equally often.
 
+    A refusal of ours fails this worker, since only that frees ranks that wait for it. Ray Train then starts
+    all again; they end at once, and the driver raises what the board holds. Deaths are tried again as usual.
+
     Args:
         loop: the `WorkerTask` under "task": Ray Train hands over a dict.
     """
-    worker = Worker(loop["task"])
-    while not worker.is_done():
-        worker.train_step()
+    task: WorkerTask = loop["task"]
+    if ray.get(task.board.refusal.remote()) is not None:
+        return
+    try:
+        worker = Worker(task)
+        while not worker.is_done():
+            worker.train_step()
+    except StorageUnavailable:
+        raise
+    except AgmanError as error:
+        ray.get(task.board.refuse.remote(error))
+        raise
 
 
 class Worker:
