@@ -42,7 +42,8 @@ class TrainConfig:
     triplets_per_step: int = 16
     """Triplets drawn for one step of one worker; the paper's batch is 16 of all workers together."""
     steps: int = 10_000
-    """Optimizer steps."""
+    """Optimizer steps. A finished run goes on where this or `max_minutes` is raised; under schedule cosine
+    that also raises the rate of the steps that are left, since it falls to zero over the whole run."""
     validate_every: int = 1_000
     """Steps between validations; the full state is kept at each, and the best one becomes the model."""
     patience: int = 0
@@ -51,7 +52,8 @@ class TrainConfig:
     """Decoded pictures that each worker holds to draw from, 3 x image_size² bytes each; a larger share flows
     through. Listed triplets need all of theirs."""
     max_minutes: float = 0
-    """Stop cleanly after this time and keep the best so far; 0 is without limit."""
+    """Stop cleanly after this time, that of a run's earlier attempts included, and keep the best so far; 0 is
+    without limit."""
 
     def __post_init__(self) -> None:
         """Refuse what would fail later on a worker."""

@@ -75,7 +75,6 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         validation=ray.put(validation),
         board=board,
         started=time.time(),
-        time_limit_s=60 * config.max_minutes,
     )
     name = run_name(config, dataset)
     curves = Curves(lake, name)

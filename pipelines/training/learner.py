@@ -203,6 +203,38 @@ class Patience:
         self.best, self.num_worse = float(state["best"]), int(state["num_worse"])
 
 
+class Clock:
+    """How much of a time limit is used, over all attempts of a run."""
+
+    def __init__(self, limit_s: float, started: float) -> None:
+        """Start with this attempt; a `limit_s` of 0 never ends it.
+
+        Args:
+            limit_s: of all attempts together.
+            started: wall-clock time at which this attempt began: what a crash costs counts.
+        """
+        self.limit_s = limit_s
+        self.started = started
+        self._earlier_s = 0.0
+
+    def share(self, now: float) -> float:
+        """Return how much of the limit is used at a wall-clock time: 1 and more is over."""
+        return (self._earlier_s + now - self.started) / self.limit_s if self.limit_s else 0.0
+
+    def state_dict(self, now: float) -> dict[str, float]:
+        """Return what another attempt goes on from."""
+        return {
+            "started": self.started,
+            "earlier_s": self._earlier_s,
+            "elapsed_s": self._earlier_s + now - self.started,
+        }
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from another attempt, or from this one, whose workers were started again."""
+        is_same = state["started"] == self.started
+        self._earlier_s = float(state["earlier_s" if is_same else "elapsed_s"])
+
+
 def _open_pool(
     config: TrainConfig, taxonomy: Taxonomy, dataset: Dataset, rank: int, num_ranks: int, seed: int
 ) -> Pool:

@@ -18,7 +18,7 @@ from agman.errors import AgmanError
 from agman.taxonomy import Taxonomy
 from pipelines.errors import StorageUnavailable
 from pipelines.training.config import TrainConfig
-from pipelines.training.learner import Learner, Patience
+from pipelines.training.learner import Clock, Learner, Patience
 from pipelines.validation import Validation, validate
 
 MODEL_FOLDER = "model"
@@ -38,9 +38,7 @@ class WorkerTask:
     board: Any
     """Handle of the `Board`."""
     started: float
-    """Wall-clock time of the run's start."""
-    time_limit_s: float
-    """Time after which all stop cleanly; 0 is without limit."""
+    """Wall-clock time at which this attempt began."""
 
 
 def train_worker(loop: dict[Any, Any]) -> None:
@@ -86,6 +84,7 @@ class Worker:
             wrap=_distributed,
         )
         self.patience = Patience(task.config.patience)
+        self.clock = Clock(60 * task.config.max_minutes, task.started)
         self._time_share = 0.0
         self._restore()
         if self.rank == 0:
@@ -109,8 +108,8 @@ class Worker:
 
     def _watch_time(self) -> None:
         """Look how much of the time limit is used, by rank 0's clock: all stop together."""
-        if self.task.time_limit_s:
-            self._time_share = self._of_rank_0((time.time() - self.task.started) / self.task.time_limit_s)
+        if self.clock.limit_s:
+            self._time_share = self._of_rank_0(self.clock.share(time.time()))
 
     def _validate_and_report(self, figures: dict[str, float]) -> None:
         """Judge the model on rank 0, tell all ranks, and keep every rank's state."""
@@ -119,7 +118,11 @@ class Worker:
         learner, task = self.learner, self.task
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            state = {**learner.state_dict(), "patience": self.patience.state_dict()}
+            state = {
+                **learner.state_dict(),
+                "patience": self.patience.state_dict(),
+                "clock": self.clock.state_dict(time.time()),
+            }
             torch.save(state, folder / state_file(self.rank))
             if self.rank == 0:
                 save_model(learner.model, task.taxonomy, task.config.preprocess, folder / MODEL_FOLDER)
@@ -162,6 +165,8 @@ class Worker:
             state = torch.load(path, weights_only=True, map_location="cpu")
         self.learner.load_state_dict(state, is_own=own == path)
         self.patience.load_state_dict(state["patience"])
+        self.clock.load_state_dict(state["clock"])
+        self._watch_time()  # nothing is left to do where an earlier attempt used all of it
 
 
 def state_file(rank: int) -> str:

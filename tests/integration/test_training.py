@@ -76,7 +76,9 @@ def curves(asked: TrainConfig) -> dict[str, list[int]]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The unbroken one runs in this process: Ray Train may add nothing to the weights either."""
     asked = config(tmp_path / "lake", "generated:num_images=120,seed=0,size=32")
     dataset = shard(asked)
@@ -86,7 +88,11 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(tmp_path:
         unbroken.learn()
 
     # A limit that is over after the first step; the schedule of both is that of four steps.
-    train(replace(asked, max_minutes=1e-6), dataset, FASHIONAI, run_of(asked))
+    limited = replace(asked, max_minutes=1e-6)
+    stopped = train(limited, dataset, FASHIONAI, run_of(limited))
+    assert "stopped after step 1 of 4: the time limit" in capsys.readouterr().out
+    assert train(limited, dataset, FASHIONAI, run_of(limited)) == stopped
+    assert "nothing was left to do" in capsys.readouterr().out
     assert set(states(asked)) == {1}
     run = run_of(asked)
     train(asked, dataset, FASHIONAI, run)

@@ -21,7 +21,7 @@ from agman.trainer import TrainerConfig
 from agman.transforms import Augmentation, Preprocess, read_pixels
 from pipelines.dataset import Dataset, Description, ListedTriplets
 from pipelines.training.config import TrainConfig
-from pipelines.training.learner import Learner, Patience
+from pipelines.training.learner import Clock, Learner, Patience
 from pipelines.training.listed import ListedPool, listed_places
 from pipelines.training.samples import SamplePool, training_tars
 
@@ -317,6 +317,21 @@ def test_patience_counts_validations_without_improvement() -> None:
     for _ in range(9):
         endless.record(0.1)
     assert not endless.is_spent
+
+
+def test_the_time_of_earlier_attempts_counts() -> None:
+    first = Clock(60, started=1000.0)
+    assert first.share(1015.0) == 0.25
+    state = through_a_file(first.state_dict(1030.0))
+    rerun, restarted, unlimited = Clock(60, started=9000.0), Clock(60, started=1000.0), Clock(0, started=9.0)
+    for clock in (rerun, restarted, unlimited):
+        clock.load_state_dict(state)
+    assert (rerun.share(9000.0), rerun.share(9030.0)) == (0.5, 1.0)
+    assert restarted.share(1045.0) == 0.75, "workers that start again within an attempt count no time twice"
+    assert unlimited.share(1e9) == 0
+    third = Clock(120, started=20000.0)
+    third.load_state_dict(through_a_file(rerun.state_dict(9015.0)))
+    assert third.share(20015.0) == 0.5
 
 
 def test_waiting_is_part_of_working(dataset: Dataset) -> None:
