@@ -1,6 +1,7 @@
 """What a training is asked to do."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from agman.model import ModelConfig
 from agman.trainer import TrainerConfig
@@ -37,8 +38,9 @@ class TrainConfig:
     """Ray Train workers; each holds the model and streams its own shards."""
     cpus_per_worker: int = 1
     """CPUs that each worker reserves and computes with."""
-    use_gpu: bool = False
-    """Give each worker a GPU."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: a GPU for each worker where there are any, and no more workers than GPUs; `gpu` refuses to
+    train without, `cpu` leaves them alone."""
     triplets_per_step: int = 16
     """Triplets drawn for one step of one worker; the paper's batch is 16 of all workers together."""
     steps: int = 10_000

@@ -27,6 +27,7 @@ from pipelines.training.board import Board, watching
 from pipelines.training.config import TrainConfig
 from pipelines.training.curves import VALIDATION, Curves
 from pipelines.training.listed import check_listed_fit
+from pipelines.training.placement import Machines, Placement, place
 from pipelines.training.samples import training_tars
 from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
 from pipelines.validation import load_validation
@@ -63,7 +64,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         AgmanError: what a worker refused.
     """
     lake = Lake(config.lake)
-    num_workers = _num_workers(config, dataset, run)
+    placement = _placed(config, dataset, run)
     _check_listed(config, dataset, taxonomy)
     _check_network(config, taxonomy)
     validation = load_validation(dataset, taxonomy, config.preprocess, limit=VALIDATION_PICTURES)
@@ -79,7 +80,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     name = run_name(config, dataset)
     curves = Curves(lake, name)
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run, curves) as last:
-        result = _fit(_ray_trainer(config, lake, name, task, num_workers), board)
+        result = _fit(_ray_trainer(config, lake, name, task, placement), board)
     _tell_end(config, last, stage, run)
     run.say(f"  curves: tensorboard --logdir {lake.url}/{curves.folder}")
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
@@ -110,25 +111,17 @@ def read_taxonomy(spec: str) -> Taxonomy | None:
         ) from error
 
 
-def _num_workers(config: TrainConfig, dataset: Dataset, run: Run) -> int:
-    """Return how many workers find work; refuse what this machine can never place.
-
-    Ray would wait for it without a word.
-    """
+def _placed(config: TrainConfig, dataset: Dataset, run: Run) -> Placement:
+    """Return which workers there will be, and tell where they are not those that were asked for."""
     tars = training_tars(dataset)
     if not tars:
         raise InvalidInput(f"source {config.source}: expected usable pictures of role train, found none")
+    machines = Machines(num_cpus(), num_gpus(), may_grow=is_remote())
     # With listed triplets every worker reads all tars; else each has tars of its own.
-    num_workers = config.num_workers if "train" in dataset.triplets else min(config.num_workers, len(tars))
-    wanted = num_workers * config.cpus_per_worker
-    if not is_remote() and (wanted > num_cpus() or (config.use_gpu and num_workers > num_gpus())):
-        raise InvalidInput(
-            f"{num_workers} workers of {config.cpus_per_worker} CPUs: expected to fit this machine, found "
-            f"{num_cpus()} CPUs and {num_gpus()} GPUs; lower --num-workers or --cpus-per-worker"
-        )
-    if num_workers < config.num_workers:
-        run.say(f"  {len(tars)} shards to learn from feed {num_workers} workers, not {config.num_workers}")
-    return num_workers
+    placement = place(config, machines, None if "train" in dataset.triplets else len(tars))
+    for text in placement.said:
+        run.say(f"  {text}")
+    return placement
 
 
 def _check_listed(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> None:
@@ -151,7 +144,7 @@ def _check_listed(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> 
 
 
 def _check_network(config: TrainConfig, taxonomy: Taxonomy) -> None:
-    """Build the network once: a start that is not there is one line, and one download feeds all workers."""
+    """Build the network once: a start that is not there or does not fit is one line before workers start."""
     try:
         build_network(config.network, len(taxonomy))
     except OSError as error:
@@ -221,15 +214,15 @@ def _storage(lake: Lake) -> dict[str, Any]:
 
 
 def _ray_trainer(
-    config: TrainConfig, lake: Lake, name: str, task: WorkerTask, num_workers: int
+    config: TrainConfig, lake: Lake, name: str, task: WorkerTask, placement: Placement
 ) -> TorchTrainer:
-    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
+    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
     return TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+            num_workers=placement.num_workers, use_gpu=placement.use_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=name,

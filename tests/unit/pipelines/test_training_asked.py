@@ -1,0 +1,48 @@
+"""What a training is asked for, without Ray: workers and GPUs, refusals, and what is the same run."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agman.errors import InvalidInput
+from pipelines.training.board import Board
+from pipelines.training.config import TrainConfig
+from pipelines.training.placement import Machines, place
+
+
+def config(**changes: Any) -> TrainConfig:
+    return replace(TrainConfig(lake="", source="s"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "num_gpus", "placed"),
+    [("auto", 0, (3, False)), ("auto", 2, (2, True)), ("auto", 8, (3, True)), ("cpu", 8, (3, False)),
+     ("gpu", 1, (1, True))],
+)  # fmt: skip
+def test_gpus_are_used_where_there_are_any(accelerator: str, num_gpus: int, placed: tuple[int, bool]) -> None:
+    found = place(config(num_workers=3, accelerator=accelerator), Machines(4, num_gpus, False), None)
+    assert (found.num_workers, found.use_gpu) == placed
+    assert len(found.said) == found.use_gpu
+    if placed[0] < 3:
+        assert f"{num_gpus} GPUs found: {placed[0]} workers, not 3" in found.said[0]
+
+
+def test_what_can_never_be_placed_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="accelerator gpu: expected a GPU, found none"):
+        place(config(accelerator="gpu"), Machines(64, 0, True), None)
+    large = config(num_workers=3, cpus_per_worker=2)
+    with pytest.raises(InvalidInput, match="3 workers of 2 CPUs: expected to fit this machine, found 4 CPUs"):
+        place(large, Machines(4, 0, False), None)
+    assert place(large, Machines(4, 0, True), None).num_workers == 3, "a cluster may still grow"
+    few = place(large, Machines(4, 0, False), 2)
+    assert few.num_workers == 2
+    assert few.said == ("2 shards to learn from feed 2 workers, not 3",)
+
+
+def test_the_board_keeps_the_first_refusal() -> None:
+    board = Board()
+    assert board.refusal() is None
+    for text in ("loss is nan", "connection lost"):
+        board.refuse(InvalidInput(text))
+    assert str(board.refusal()) == "loss is nan"
