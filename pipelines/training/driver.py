@@ -77,7 +77,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         board=board,
         started=time.time(),
     )
-    name = run_name(config, dataset)
+    name = run_name(config, dataset, taxonomy)
     curves = Curves(lake, name)
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run, curves) as last:
         result = _fit(_ray_trainer(config, lake, name, task, placement), board)
@@ -188,12 +188,17 @@ def _fit(trainer: TorchTrainer, board: Any) -> ray.train.Result:
     return result
 
 
-def run_name(config: TrainConfig, dataset: Dataset) -> str:
+def run_name(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> str:
     """Return a training's folder below runs/: another config, other pictures or labels are another one.
 
-    How long it trains is left out, so that a finished one can be trained on.
+    How long it trains is left out, so that a finished one can be trained on. Files count by what they hold.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in _LENGTH}
+    settings["taxonomy"] = taxonomy.digest
+    start = Path(config.network.pretrained or "")
+    if start.is_file():
+        with start.open("rb") as weights:
+            settings["network"]["pretrained"] = hashlib.file_digest(weights, "sha256").hexdigest()
     shards = sorted(url.rsplit("/", 1)[-1] for url in dataset.urls)
     described = {
         sha256: [[use.role, use.labels] for use in uses] for sha256, uses in dataset.described.items()

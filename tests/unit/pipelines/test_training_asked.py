@@ -1,13 +1,18 @@
 """What a training is asked for, without Ray: workers and GPUs, refusals, and what is the same run."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agman.errors import InvalidInput
+from agman.model import ModelConfig
+from agman.taxonomy import Attribute, Taxonomy
+from pipelines.dataset import Dataset
 from pipelines.training.board import Board
 from pipelines.training.config import TrainConfig
+from pipelines.training.driver import run_name
 from pipelines.training.placement import Machines, place
 
 
@@ -38,6 +43,23 @@ def test_what_can_never_be_placed_is_refused() -> None:
     few = place(large, Machines(4, 0, False), 2)
     assert few.num_workers == 2
     assert few.said == ("2 shards to learn from feed 2 workers, not 3",)
+
+
+def test_files_count_by_what_they_hold(tmp_path: Path) -> None:
+    """Another run is another folder: in the same one it would go on from weights that do not fit."""
+    dataset = Dataset("d", ("1.tar",), {})
+    red, blue = (Taxonomy((Attribute("hue", (name, "grey")),)) for name in ("red", "blue"))
+    path, same = tmp_path / "trunk.pth", tmp_path / "same.pth"
+    path.write_bytes(b"weights")
+    same.write_bytes(b"weights")
+    asked = config(taxonomy="names.json", network=ModelConfig(pretrained=str(path)))
+    name = run_name(asked, dataset, red)
+    assert name == run_name(replace(asked, taxonomy="auto", steps=7), dataset, red)
+    assert name == run_name(replace(asked, network=ModelConfig(pretrained=str(same))), dataset, red)
+    assert name != run_name(asked, dataset, blue)
+    assert name != run_name(replace(asked, network=ModelConfig()), dataset, red)
+    path.write_bytes(b"other weights")
+    assert name != run_name(asked, dataset, red)
 
 
 def test_the_board_keeps_the_first_refusal() -> None:
