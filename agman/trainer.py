@@ -69,12 +69,22 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned with."""
-        for name in ("lr", "decay_steps"):
+        for name in ("lr", "decay_steps", "temperature"):
             if not getattr(self, name) > 0:
                 raise InvalidInput(f"expected {name} > 0, found {getattr(self, name)}")
         for name in ("margin", "weight_decay", "warmup_steps", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise InvalidInput(f"expected {name} >= 0, found {getattr(self, name)}")
+        if self.loss == "contrastive" and self.sampling == "paper":
+            raise InvalidInput(
+                "loss contrastive needs a batch's labels: expected sampling batch, found paper; give "
+                "--optimisation.sampling batch or --optimisation.loss triplet"
+            )
+        if self.mining != "all" and (self.sampling == "paper" or self.loss == "contrastive"):
+            raise InvalidInput(
+                f"mining {self.mining} chooses among a batch's triplets: expected sampling batch with loss "
+                f"triplet, found {self.sampling} with {self.loss}; give --optimisation.mining all"
+            )
 
 
 class TrainingBatch(NamedTuple):

@@ -59,8 +59,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what would fail later on a worker."""
-        for name in ("num_workers", "triplets_per_step", "steps", "validate_every", "buffer_samples"):
+        for name in (
+            "num_workers",
+            "cpus_per_worker",
+            "triplets_per_step",
+            "steps",
+            "validate_every",
+            "buffer_samples",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.patience < 0:
-            raise ValueError(f"patience: expected at least 0, found {self.patience}")
+        for name in ("patience", "max_minutes"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}")

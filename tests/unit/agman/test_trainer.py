@@ -263,7 +263,14 @@ def test_global_random_states_are_part_of_the_state() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    for changes, message in [({"lr": 0.0}, "lr > 0"), ({"clip_norm": -1.0}, "clip_norm >= 0")]:
+    for changes, message in [
+        ({"lr": 0.0}, "lr > 0"),
+        ({"temperature": 0.0}, "temperature > 0"),
+        ({"clip_norm": -1.0}, "clip_norm >= 0"),
+        ({"loss": "contrastive"}, "loss contrastive .* expected sampling batch, found paper"),
+        ({"mining": "hard"}, "mining hard .* found paper with triplet"),
+        ({"mining": "hard", "loss": "contrastive", "sampling": "batch"}, "found batch with contrastive"),
+    ]:
         with pytest.raises(InvalidInput, match=message):
             TrainerConfig(**changes)
     run = Run(TrainerConfig())

@@ -45,6 +45,15 @@ def test_what_can_never_be_placed_is_refused() -> None:
     assert few.said == ("2 shards to learn from feed 2 workers, not 3",)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "least"),
+    [("num_workers", 0, 1), ("cpus_per_worker", 0, 1), ("patience", -1, 0), ("max_minutes", -0.5, 0)],
+)
+def test_figures_that_cannot_be_are_refused(name: str, wrong: float, least: int) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected at least {least}, found {wrong}"):
+        config(**{name: wrong})
+
+
 def test_files_count_by_what_they_hold(tmp_path: Path) -> None:
     """Another run is another folder: in the same one it would go on from weights that do not fit."""
     dataset = Dataset("d", ("1.tar",), {})
