@@ -40,7 +40,8 @@ class ListedPool:
         check_listed_fit(listed, capacity)
         self._rank, self._num_ranks, self._seed = rank, num_ranks, seed
         self._num_drawn = 0
-        self._pixels = _read_pictures(dataset, listed, preprocess)
+        self._pixels, self._num_bad = _read_pictures(dataset, listed, preprocess)
+        self._num_missing = len(listed.pictures) - len(self._pixels) - self._num_bad
         here = np.zeros(len(listed.pictures), bool)
         here[list(self._pixels)] = True
         whole = here[listed.rows].all(axis=1)
@@ -49,7 +50,7 @@ class ListedPool:
         if not len(self._rows):
             raise InvalidInput(
                 f"{len(listed.rows)} listed triplets: expected their pictures in {len(dataset.urls)} shards, "
-                f"found {len(self._pixels)} of {len(listed.pictures)}"
+                f"found {len(self._pixels)} of {len(listed.pictures)}, {self._num_bad} cannot be decoded"
             )
 
     def draw(self, num_triplets: int) -> Triplets:
@@ -76,10 +77,13 @@ class ListedPool:
         """Do nothing: all pictures are held."""
 
     def notes(self) -> list[str]:
-        """Tell how many triplets are left out."""
-        if not self._num_left_out:
-            return []
-        return [f"listed triplets of missing pictures, left out: {self._num_left_out}"]
+        """Tell what is left out: broken pictures, missing ones, and the triplets that name them."""
+        counts = {
+            "pictures that cannot be decoded, left out": self._num_bad,
+            "listed pictures that are in no shard": self._num_missing,
+            "listed triplets that name such pictures, left out": self._num_left_out,
+        }
+        return [f"{what}: {number}" for what, number in counts.items() if number]
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far this rank is."""
@@ -128,10 +132,13 @@ def _epoch_order(num_listed: int, epoch: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(num_listed)
 
 
-def _read_pictures(dataset: Dataset, listed: ListedTriplets, preprocess: Preprocess) -> dict[int, Tensor]:
-    """Decode the pictures that the list names, by their places in it."""
+def _read_pictures(
+    dataset: Dataset, listed: ListedTriplets, preprocess: Preprocess
+) -> tuple[dict[int, Tensor], int]:
+    """Decode the pictures that the list names: by their places in it, and how many cannot be decoded."""
     place_of = {digest: place for place, digest in enumerate(listed.pictures)}
     found: dict[int, Tensor] = {}
+    bad: set[int] = set()
     for sample in dataset.pictures():
         place = place_of.get(sample.sha256)
         if place is None or place in found:
@@ -139,5 +146,5 @@ def _read_pictures(dataset: Dataset, listed: ListedTriplets, preprocess: Preproc
         try:
             found[place] = read_pixels(sample.encoded, preprocess)
         except BadSample:
-            continue
-    return found
+            bad.add(place)
+    return found, len(bad)

@@ -87,9 +87,8 @@ class Worker:
         self.clock = Clock(60 * task.config.max_minutes, task.started)
         self._time_share = 0.0
         self._restore()
-        if self.rank == 0:
-            for note in self.learner.pool.notes():
-                task.board.note.remote(f"worker 0: {note}")
+        self._told: set[str] = set()
+        self._tell_notes()
 
     def is_done(self) -> bool:
         """Tell whether the steps are done, the time is over or validation has stopped improving."""
@@ -105,6 +104,15 @@ class Worker:
             self._post(figures)
         if self.is_done() or self.learner.step % config.validate_every == 0:
             self._validate_and_report(figures)
+        if self.is_done():
+            self._tell_notes()
+
+    def _tell_notes(self) -> None:
+        """Tell what this rank leaves out, as far as it is news: a pool that flows meets more pictures."""
+        for note in self.learner.pool.notes():
+            if note not in self._told:
+                self._told.add(note)
+                self.task.board.note.remote(f"worker {self.rank}: {note}")
 
     def _watch_time(self) -> None:
         """Look how much of the time limit is used, by rank 0's clock: all stop together."""

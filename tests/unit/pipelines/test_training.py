@@ -268,7 +268,10 @@ def test_listed_triplets_are_learned_as_they_are(listed: Dataset) -> None:
         ListedPool(listed, triplets, PREPROCESS, rank=rank, num_ranks=2, capacity=50, seed=3)
         for rank in (0, 1)
     ]
-    assert pools[0].notes() == ["listed triplets of missing pictures, left out: 1"]
+    assert pools[0].notes() == [
+        "listed pictures that are in no shard: 1",
+        "listed triplets that name such pictures, left out: 1",
+    ]
     drawn = [pool.draw(10) for pool in pools]
     found = [
         (a, (i, j, k))
@@ -280,6 +283,24 @@ def test_listed_triplets_are_learned_as_they_are(listed: Dataset) -> None:
     assert sorted(found) == sorted(expected)
     sample = next(each for each in listed.samples() if each.sha256 == triplets.pictures[4])
     assert torch.equal(pools[1].pixels(np.array([4]))[0], read_pixels(sample.encoded, PREPROCESS))
+
+
+def test_broken_listed_pictures_are_told_apart_from_missing_ones(listed: Dataset) -> None:
+    broken = Path(listed.urls[0]).parent / "broken.tar"
+    (digest,) = pack(broken, [b"no picture"])
+    triplets = listed.triplets["train"]
+    rows = np.append(triplets.rows, [[0, 1, len(triplets.pictures)]], axis=0)
+    more = ListedTriplets((*triplets.pictures, digest), np.append(triplets.attribute, 0), rows)
+    dataset = replace(
+        listed,
+        urls=(*listed.urls, str(broken)),
+        described={**listed.described, digest: (Description("train", {}),)},
+    )
+    assert ListedPool(dataset, more, PREPROCESS, rank=0, num_ranks=1, capacity=50, seed=3).notes() == [
+        "pictures that cannot be decoded, left out: 1",
+        "listed pictures that are in no shard: 1",
+        "listed triplets that name such pictures, left out: 2",
+    ]
 
 
 def test_a_resumed_way_through_the_list_is_the_same(listed: Dataset) -> None:
