@@ -5,7 +5,8 @@ prototype is nearest; its score is the softmax of the cosine among all values of
 
 Whether an attribute applies at all (there is no neckline on trousers) is asked of a linear probe, where
 training pictures are known not to have the attribute: see `Evidence`. Elsewhere the nearest prototype must be
-about as near as it is to the training pictures themselves, which only refuses what looks like none of them.
+about as near as it is to the training pictures themselves, which only refuses what looks like none of them:
+the value that is named there is what the picture shows if it has the attribute, see `is_asked`.
 """
 
 from collections.abc import Mapping
@@ -51,6 +52,11 @@ class Prototypes:
     """[A] float32: an attribute applies where the probe's sum and this are above 0; 1 asks nothing."""
     floor: Tensor
     """[A] float32: least cosine with the nearest prototype where an attribute applies; -1 asks nothing."""
+
+    @property
+    def is_asked(self) -> Tensor:
+        """[A] bool: the attributes with a probe, of which a named value says that the picture has them."""
+        return self.probe.flatten(1).any(dim=1)
 
     def predict(self, embeddings: Tensor) -> Predicted:
         """Say what pictures show.

@@ -10,7 +10,10 @@ score      float                       probability that the value is right; null
 applies    bool                        whether the picture has the attribute at all; null where not known
 ```
 
-Not known is what a model without prototypes says of everything. Parts that were written before there were
+Not known is what a model without prototypes says of everything. One that learned from pictures with a label
+of a single attribute each cannot tell who has the others: it names a value and leaves `applies` null, but for
+pictures that look like none that it learned from, which are false. So `value is not null` counts what is
+named, and `applies` what is known to be there. Parts that were written before there were
 values lack the last three columns; `read_values` reads them as not known, and DuckDB does so with
 `union_by_name=true`. Row order is the same in all of a part's files. Which product shows which picture is the
 catalog's business.

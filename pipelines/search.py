@@ -375,8 +375,8 @@ class Searcher:
 
 
 def attributes_had(shows: Mapping[str, Shown], attributes: Iterable[str]) -> list[str]:
-    """Return those of the attributes that a picture is known to have."""
-    return [name for name in attributes if shows[name].applies]
+    """Return those of the attributes that a picture has as far as the model can tell: it names a value."""
+    return [name for name in attributes if shows[name].value is not None]
 
 
 def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> Any:

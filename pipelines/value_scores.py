@@ -18,8 +18,9 @@ Figures = dict[str, float | int | None]
 - value_accuracy: of the pictures that have the attribute, the share whose row names a value that they show;
   one that is said not to have it counts as wrong
 - most_common: what naming the attribute's most common value every time would give
-- num_having, num_said_having: pictures that have the attribute, and that are said to, among those of which
-  labels tell
+- num_having, num_said_having: pictures that have the attribute, and whose row names a value of it, among
+  those of which labels tell; where no probe tells who has it, a value is named of all but what looks like
+  nothing that was learned from
 - num_lacking: pictures that labels tell not to have it
 - absent_precision, absent_recall: of "does not apply"; None where there is nothing to divide by
 """

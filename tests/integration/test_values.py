@@ -104,7 +104,8 @@ def test_rows_say_what_the_model_says_of_their_vectors(spoken: Spoken, night: Ma
             assert len(said) == part.num_rows
             for row, found in enumerate(said):
                 value = int(values[row, index])
-                assert found["applies"] is (value != ABSENT)
+                known = True if bool(prototypes.is_asked[index]) else None
+                assert found["applies"] is (False if value == ABSENT else known)
                 assert found["value"] == (attribute.values[value] if value >= 0 else None)
                 assert found["score"] == (pytest.approx(float(score[row, index])) if value >= 0 else None)
 
@@ -117,7 +118,7 @@ from read_parquet('{lake}/embeddings/**/*.parquet', hive_partitioning=true, unio
     filename=true) e
 join read_parquet(getvariable('night') || '/catalog.parquet') c
     on c.sha256 = e.sha256 and c.part = parse_filename(e.filename, true)
-where model = getvariable('model') and attribute = 'sleeve_length' and applies
+where model = getvariable('model') and attribute = 'sleeve_length' and value is not null
 group by value order by products desc"""
 
 
@@ -125,7 +126,7 @@ def test_an_analyst_counts_the_products_of_tonight(spoken: Spoken, night: Manife
     counted = dict(duckdb.connect().execute(COUNT.format(lake=spoken.lake.url)).fetchall())
     with open_searcher(spoken.lake) as searcher:
         shown = [searcher.shown_on(row)["sleeve_length"] for row in rows_of(spoken, night)]
-    assert counted == dict(Counter(each.value for each in shown if each.applies))
+    assert counted == dict(Counter(each.value for each in shown if each.value is not None))
     assert sum(counted.values()) > NUM_IMAGES / 4
 
 
@@ -133,18 +134,21 @@ def test_answers_have_what_the_query_has(spoken: Spoken, night: Manifest) -> Non
     with open_searcher(spoken.lake) as searcher:
         rows = rows_of(spoken, night)
         shows = {row["key"]: searcher.shown_on(row)["skirt_length"] for row in rows}
-        row = next(row for row in rows if shows[row["key"]].applies)
+        row = next(row for row in rows if shows[row["key"]].value is not None)
         query = searcher.embed_image(searcher.picture_of(row))
         fresh = searcher.shown_by(query)
         assert fresh["skirt_length"].value == shows[row["key"]].value
         having = attributes_had(fresh, ["skirt_length"])
         hits = searcher.search(query, {"skirt_length": 1.0}, 1000, having=having)
-        assert {hit.key for hit in hits} == {key for key, shown in shows.items() if shown.applies}
+        labelled = {row["key"] for row in rows if "skirt_length" in row["labels"]}
+        kept = {key for key, shown in shows.items() if shown.applies is not False}
+        assert {hit.key for hit in hits} == kept | labelled
+        assert searcher.count_hidden(having) == len(rows) - len(hits)
     page = spoken.lake.store.read(f"snapshots/{night.id}/report.html").body.decode()
     assert "predicted" in page
 
 
-def test_held_out_products_judge_the_values(spoken: Spoken) -> None:
+def test_held_out_products_judge_the_values(spoken: Spoken, night: Manifest) -> None:
     scores = evaluate(spoken.lake, spoken.models[0], spoken.dataset, spoken.run)["values"]
     assert scores["overall"]["num_having"] == sum(row["num_having"] for row in scores["attributes"].values())
     carried = Counter(
@@ -156,5 +160,12 @@ def test_held_out_products_judge_the_values(spoken: Spoken) -> None:
     )
     for name, row in scores["attributes"].items():
         assert row["num_having"] == carried[name]
-        assert row["num_having"] + row["num_lacking"] <= NUM_IMAGES
-        assert 0 <= row["value_accuracy"] <= 1
+    named = 0
+    with open_searcher(spoken.lake) as searcher:
+        for row in rows_of(spoken, night):
+            shown = searcher.shown_on(row) if row["role"] in ("query", "candidate") else {}
+            named += sum(shown[name].value in row["labels"].get(name, ()) for name in shown)
+    # The night embeds in float32, an evaluation in what is fastest: a picture between two values may turn.
+    right = scores["overall"]["value_accuracy"] * scores["overall"]["num_having"]
+    assert right == pytest.approx(named, abs=2)
+    assert 0 < named < scores["overall"]["num_having"]
