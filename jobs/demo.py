@@ -64,7 +64,7 @@ def main() -> None:
 def _model(config: DemoConfig, lake: Lake, run: Run) -> str:
     """Train, or take the model that an earlier demo trained."""
     for model in list_models(lake):
-        scores = read_metrics(lake, model)
+        scores = read_metrics(lake, model, TRAIN["demo"][1].dataset)
         if scores:
             run.say(f"  model {model} is there already")
             show_scores(run, model, scores)

@@ -105,9 +105,9 @@ def show_values(run: telemetry.Run, scores: dict[str, Any] | None) -> None:
     """Print how often the model names the right value, where it names any."""
     if scores is None:
         return
-    table = Table(title="Values: the share of right ones, and who is said to have the attribute at all")
+    table = Table(title="Values: the share of right ones, and where the attribute is said not to apply")
     figures = ("value_accuracy", "most_common", "absent_precision", "absent_recall")
-    counts = {"have it": "num_having", "said to": "num_said_having", "have it not": "num_lacking"}
+    counts = {"have it": "num_having", "named": "num_said_having", "have it not": "num_lacking"}
     for name in ("attribute", "value right", "most common", "absent: precision", "recall", *counts):
         table.add_column(name, justify="left" if name == "attribute" else "right")
     for attribute, row in scores["attributes"].items():

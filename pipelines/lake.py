@@ -3,7 +3,8 @@
 ```
 shards/<dataset>/<shard>.tar            pictures and labels, immutable
 shards/<dataset>/<shard>.parquet        the tar's index
-models/<model>/                         weights.safetensors, config.json, prototypes.safetensors, metrics.json
+models/<model>/                         weights.safetensors, config.json, prototypes.safetensors
+models/<model>/metrics/                 <dataset>-<split>.json, the first evaluation on each
 embeddings/model=<model>/attribute=<attribute>/<part>.parquet
 indexes/<model>/<attribute>/<group>.faiss
 indexes/<model>/ids/<group>.parquet     what each row of a group's FAISS files is

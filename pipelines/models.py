@@ -13,7 +13,8 @@ from pipelines.storage.objects import store_file
 
 MODEL_FILES = ("weights.safetensors", "prototypes.safetensors", "config.json")
 OPTIONAL_FILES = ("prototypes.safetensors",)  # a model that was not trained here has none
-METRICS = "metrics.json"
+METRICS = "metrics"
+OLD_METRICS = "metrics.json"  # of before there was a file for each data set and split
 
 
 def publish_model(lake: Lake, folder: Path, model: str) -> None:
@@ -24,8 +25,9 @@ def publish_model(lake: Lake, folder: Path, model: str) -> None:
 
 
 def store_metrics(lake: Lake, model: str, metrics: dict[str, Any]) -> None:
-    """Keep a model's first evaluation beside it; every later one is in its run's report."""
-    lake.store.put_if_absent(f"{model_folder(model)}/{METRICS}", to_json(metrics))
+    """Keep a model's first evaluation on a data set's split; every later one is in its run's report."""
+    name = f"{metrics['dataset']}-{metrics['split']}.json"
+    lake.store.put_if_absent(f"{model_folder(model)}/{METRICS}/{name}", to_json(metrics))
 
 
 def import_model(lake: Lake, folder: Path) -> str:
@@ -80,10 +82,24 @@ def list_models(lake: Lake) -> list[str]:
     return [name.split("/")[1] for name in names if name.endswith("/config.json")]
 
 
-def read_metrics(lake: Lake, model: str) -> dict[str, Any] | None:
-    """Return the model's stored evaluation, None where it was never evaluated."""
-    try:
-        metrics: dict[str, Any] = json.loads(lake.store.read(f"{model_folder(model)}/{METRICS}").body)
-    except FileNotFoundError:
-        return None
-    return metrics
+def read_metrics(lake: Lake, model: str, dataset: str) -> dict[str, Any] | None:
+    """Return the stored evaluation of a model that tells most about a data set.
+
+    Args:
+        lake: where.
+        model: its full id.
+        dataset: evaluations on it come before those on others, and the split test before valid.
+
+    Returns:
+        What `evaluate` gave; None where the model was never evaluated.
+    """
+    folder = model_folder(model)
+    names = list(lake.store.list_names(f"{folder}/{METRICS}"))
+    if lake.store.size(f"{folder}/{OLD_METRICS}") is not None:
+        names.append(f"{folder}/{OLD_METRICS}")
+    found: list[dict[str, Any]] = [json.loads(lake.store.read(name).body) for name in sorted(names)]
+    return min(
+        found,
+        key=lambda scores: (scores.get("dataset") != dataset, scores.get("split", "test") != "test"),
+        default=None,
+    )

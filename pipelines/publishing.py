@@ -125,7 +125,7 @@ def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Ga
 
 
 def _add_report(night: Night, manifest: Manifest) -> Manifest:
-    scores = read_metrics(night.lake, night.model)
+    scores = read_metrics(night.lake, night.model, night.config.dataset)
     report = morning_report(night.lake, manifest, night.run.timings(), scores)
     page = render_morning(night.lake, manifest, report)
     files = dict(manifest.files)

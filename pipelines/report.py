@@ -130,6 +130,7 @@ def render_report(report: Mapping[str, Any], gallery: Sequence[SearchExample]) -
             scores=scores,
             overall=overall,
             measure=measure_of(known.get("evaluation")),
+            judged_on=judged_on(known.get("evaluation")),
             values=(known.get("evaluation") or {}).get("values") or {},
             scale=_scale([*scores, *overall]),
             baselines=BASELINES,
@@ -186,6 +187,15 @@ def fold_gates(gates: Sequence[Mapping[str, Any]]) -> list[GateKind]:
 def measure_of(evaluation: Mapping[str, Any] | None) -> Measure:
     """Return what an evaluation measures; an older one does not say and is of MAP."""
     return MEASURES.get(str((evaluation or {}).get("measure")), MEASURES["map"])
+
+
+def judged_on(evaluation: Mapping[str, Any] | None) -> str:
+    """Return which pictures an evaluation judged by; an older one does not say."""
+    if not evaluation or "dataset" not in evaluation:
+        return "held-out products"
+    split = evaluation.get("split", "test")
+    kind = "held-out products" if split == "test" else "the products that chose the model"
+    return f"{kind} of {evaluation['dataset']}, split {split}"
 
 
 def score_rows(evaluation: Mapping[str, Any] | None) -> tuple[list[ScoreRow], list[ScoreRow]]:

@@ -168,7 +168,7 @@ def test_training_publishes_a_model(tmp_path: Path) -> None:
     assert "not 2" not in ended.stdout  # four shards feed both workers
     (model,) = (lake / "models").iterdir()
     load_model(model)
-    metrics = json.loads((model / "metrics.json").read_text())
+    metrics = json.loads((model / "metrics" / "catalog-test.json").read_text())
     assert {"map", "random", "pixels", "untrained"} <= set(metrics["overall"]["query_weighted"])
 
     states = sorted(lake.glob("runs/tiny-*/**/state-0.pt"))

@@ -143,6 +143,7 @@ def test_the_page_says_what_the_report_holds():
     assert "3,000 records in the source" in words["counts"]
     assert "recall@10 2 of 2 0.96 >= 0.95 coat_length" in words["gates"]
     assert re.search(r"neckline_design 0\.420 0\.200 0\.160 0\.140 3\.0", words["quality"])
+    assert "Mean average precision on held-out products, beside" in words["quality"]
     assert "1 of 2 share a value" in words["searches"]
     assert "a1 shard truncated cut off s3://shop/a1.jpg" in words["quarantine"]
     assert "1 min 1 s in all, 140.2 images/s" in words["timings"]
@@ -159,6 +160,19 @@ def test_the_page_says_how_well_values_are_named():
     assert page.count('title="the model is no better than this">0.340') == 1
     for evaluation in (None, {**REPORT["evaluation"], "values": None}):
         assert "names no values" in Page(render_report(changed(evaluation=evaluation), [])).words["values"]
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("test", "held-out products of shoes, split test"),
+        ("valid", "that chose the model of shoes, split valid"),
+    ],
+)
+def test_figures_name_the_pictures_that_gave_them(split: str, said: str) -> None:
+    report = copy.deepcopy(REPORT)
+    report["evaluation"].update(dataset="shoes", split=split)
+    assert said in Page(render_report(report, ())).words["quality"]
 
 
 def test_a_model_that_is_judged_by_triplets_is_not_said_to_have_a_map():
