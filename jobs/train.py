@@ -43,7 +43,10 @@ def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
         taxonomy = named or dataset.taxonomy or FASHIONAI
         trained = train(config, dataset, taxonomy, run)
         measure = "triplet accuracy" if dataset.triplets else "MAP"
-        run.say(f"model {trained.model}: step {trained.step}, validation {measure} {trained.validation:.4f}")
+        run.say(
+            f"model {trained.model}: step {trained.step}, validation {measure} {trained.validation:.4f} "
+            f"on {trained.num_validated} pictures"
+        )
         scores = evaluate(lake, trained.model, dataset, run)
     store_metrics(lake, trained.model, scores)
     run.results.update(model=trained.model, evaluation=scores)

@@ -48,6 +48,8 @@ class Trained:
     """Of the checkpoint that was kept."""
     validation: float
     """Query-weighted, of the checkpoint that was kept; the share of right triplets where those are listed."""
+    num_validated: int
+    """Pictures that judged it, at most `VALIDATION_PICTURES`."""
 
 
 def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -> Trained:
@@ -68,6 +70,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     _check_listed(config, dataset, taxonomy)
     _check_network(config, taxonomy)
     validation = load_validation(dataset, taxonomy, config.preprocess, limit=VALIDATION_PICTURES)
+    name = run_name(config, dataset, taxonomy)
     board = ray.remote(Board).options(num_cpus=0).remote()
     task = WorkerTask(
         config=config,
@@ -75,9 +78,9 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         taxonomy=taxonomy,
         validation=ray.put(validation),
         board=board,
+        run=name,
         started=time.time(),
     )
-    name = run_name(config, dataset, taxonomy)
     curves = Curves(lake, name)
     with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run, curves) as last:
         result = _fit(_ray_trainer(config, lake, name, task, placement), board)
@@ -90,7 +93,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         with_prototypes(Path(folder) / MODEL_FOLDER, dataset, run) as complete,
     ):
         model = import_model(lake, complete)
-    return Trained(model, int(metrics["step"]), float(metrics[VALIDATION]))
+    return Trained(model, int(metrics["step"]), float(metrics[VALIDATION]), len(validation.pixels))
 
 
 def read_taxonomy(spec: str) -> Taxonomy | None:

@@ -18,6 +18,7 @@ from agman.errors import AgmanError
 from agman.taxonomy import Taxonomy
 from pipelines.errors import StorageUnavailable
 from pipelines.training.config import TrainConfig
+from pipelines.training.curves import VALIDATION
 from pipelines.training.learner import Clock, Learner, Patience
 from pipelines.validation import Validation, validate
 
@@ -37,6 +38,8 @@ class WorkerTask:
     """Reference to the `Validation`."""
     board: Any
     """Handle of the `Board`."""
+    run: str
+    """Name of the run's folder; it holds a digest of config, pictures and labels."""
     started: float
     """Wall-clock time at which this attempt began."""
 
@@ -133,17 +136,20 @@ class Worker:
             }
             torch.save(state, folder / state_file(self.rank))
             if self.rank == 0:
-                save_model(learner.model, task.taxonomy, task.config.preprocess, folder / MODEL_FOLDER)
-            metrics = {**figures, "score": score, "step": learner.step}
+                save_model(
+                    learner.model,
+                    task.taxonomy,
+                    task.config.preprocess,
+                    folder / MODEL_FOLDER,
+                    extra={"run": task.run, "step": learner.step, "seed": task.config.optimisation.seed},
+                )
+            metrics = {**figures, VALIDATION: score, "step": learner.step}
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        self._post({**figures, "score": score})
+        self._post({**figures, VALIDATION: score})
 
     def _score(self) -> float:
         validation: Validation = ray.get(self.task.validation)
-        self.learner.model.eval()
-        score = validate(self.learner.model, validation, self.task.config.preprocess)
-        self.learner.model.train()
-        return score
+        return validate(self.learner.model, validation, self.task.config.preprocess)
 
     def _of_rank_0(self, value: float) -> float:
         """Give every rank the number that rank 0 has."""
