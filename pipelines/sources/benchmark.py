@@ -45,9 +45,10 @@ class Layout:
             InvalidInput: if there is none.
         """
         folder = Path(os.path.expanduser(path))
-        if not path or not folder.is_dir():
+        if not path or not os.path.isdir(folder):  # Path.is_dir raises on a name that is too long
+            shown = path if path.isprintable() else repr(path)
             raise InvalidInput(
-                f"source {self.spec}:{path}: no such folder on this machine; expected the one that holds "
+                f"source {self.spec}:{shown}: no such folder on this machine; expected the one that holds "
                 f"{self.pattern}; get them from {self.origin}"
             )
         return folder
@@ -116,6 +117,8 @@ class Benchmark(ABC):
         """
         self.missing = 0
         uses = self._read()
+        if len(uses.paths) == 0:
+            raise InvalidInput(f"source {self.name}: expected at least one picture in its lists, found none")
         for start in range(0, len(uses.picture), BATCH_ROWS):
             yield self._batch(uses, slice(start, start + BATCH_ROWS))
         if self.missing == len(uses.paths):
@@ -136,11 +139,19 @@ class Benchmark(ABC):
     def _read(self) -> Uses:
         """Read the lists."""
 
+    def _below(self, path: str) -> str:
+        """Return where a listed picture lies: in the folder of the pictures, whatever a list may say.
+
+        A list comes from elsewhere. "/etc/passwd" or "../notes" in it is looked for below the folder, where
+        it is missing like any other picture that is not there.
+        """
+        return os.path.join(self._pictures, os.path.normpath(f"/{path}").lstrip("/"))
+
     def _batch(self, uses: Uses, rows: slice) -> pa.RecordBatch:
         """Describe some uses. A picture's follow each other, so it is looked up once but for batch edges."""
         numbers, first = np.unique(uses.picture[rows], return_inverse=True)
         paths = uses.paths.take(pa.array(numbers)).to_pylist()
-        uris = [os.path.join(self._pictures, path) for path in paths]
+        uris = [self._below(path) for path in paths]
         tokens = np.array([_token(uri) for uri in uris])
         begun = rows.start > 0 and uses.picture[rows.start - 1] == numbers[0]
         self.missing += int((tokens[int(begun) :] == ABSENT).sum())

@@ -106,7 +106,7 @@ def _pictures(labels: Path) -> Path:
     folders = (own.parent, own) if own.name.lower() == "annotations" else (own, own.parent)
     with labels.open("rb") as stream:
         paths = [os.fsdecode(line.split(b",")[0]) for line in islice(stream, _LOOKED_AT)]
-    return max(folders, key=lambda folder: sum((folder / path).is_file() for path in paths))
+    return max(folders, key=lambda folder: sum(os.path.isfile(folder / path) for path in paths))
 
 
 def open_fashionai_raw(path: str) -> FashionAIRaw:
@@ -121,8 +121,8 @@ def open_fashionai_raw(path: str) -> FashionAIRaw:
     Raises:
         InvalidInput: if there is no such file.
     """
-    file = Path(path).expanduser()
-    if path and file.is_file():
+    file = Path(os.path.expanduser(path))  # Path.expanduser raises on a user that there is not
+    if path and os.path.isfile(file):
         return FashionAIRaw(file)
     folder = LAYOUT.folder(path)
     if not (folder / LABELS_FILE).is_file():

@@ -60,7 +60,8 @@ def open_source(spec: str) -> Source:
         return FolderSource(spec)
     if os.path.exists(spec):
         raise InvalidInput(f"source {spec}: expected {_EXPECTED}; found a file of another kind")
-    raise InvalidInput(f"source {spec or repr(spec)}: no such folder or file; {_advice(spec)}")
+    shown = spec if spec.isprintable() and spec else repr(spec)
+    raise InvalidInput(f"source {shown}: no such folder or file; {_advice(spec)}")
 
 
 def _remote(spec: str, is_table: bool) -> Source:
@@ -93,8 +94,10 @@ def _refuse_benchmark(spec: str) -> None:
 
 def _recognised(path: Path) -> str:
     """Return the word that opens a path if it looks like a benchmark, else ""."""
-    if path.is_file():
+    if os.path.isfile(path):
         return "fashionai-raw" if _has_answers(path) else ""
+    if not os.path.isdir(path):
+        return ""
     for spec, name in asen.ASEN_NAMES.items():
         own = path if path.resolve().name.lower() == spec else path / name
         if (own / asen.FILES[0]).is_file():
@@ -109,7 +112,7 @@ def _recognised(path: Path) -> str:
 
 def _has_answers(path: Path) -> bool:
     """Tell whether the first or, after a header, the second line is one of FashionAI's."""
-    if path.suffix.lower() != ".csv" or not path.is_file():
+    if path.suffix.lower() != ".csv" or not os.path.isfile(path):
         return False
     with path.open(encoding="utf-8", errors="replace") as stream:
         return any(re.match(fashionai_raw.LINE, line.strip()) for line in islice(stream, 2))
@@ -121,7 +124,7 @@ def _advice(spec: str) -> str:
     parent, name = os.path.split(spec.rstrip("/"))
     try:
         siblings = os.listdir(parent or ".")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null byte in the path
         return f"expected {_EXPECTED}"
     close = difflib.get_close_matches(name, siblings, n=1)
     return f"did you mean {os.path.join(parent, close[0])}?" if close else f"expected {_EXPECTED}"

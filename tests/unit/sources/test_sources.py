@@ -306,6 +306,9 @@ class TestOpenSource:
             ("s3://bucket/pictures/", "a remote source is a table"),
             ("", "no such folder or file"),
             ("/no/such/parent/x", "no such folder or file; expected a folder"),
+            ("a" * 300, "no such folder or file; expected a folder"),
+            ("a" * 300 + ".csv", "no such folder or file; expected a folder"),
+            ("a\0b", r"source 'a\\x00b': no such folder or file; expected a folder"),
         ],
     )
     def test_mistakes_are_one_clear_line(self, spec, message):

@@ -252,6 +252,25 @@ class TestFashionAIRaw:
         assert source.unlabelled == 1
         assert "1 lines have no y" in caplog.text
 
+    def test_a_header_alone_is_no_list(self, tmp_path):
+        write_lines(tmp_path / "label.csv", ["path,attribute,labels"])
+        with pytest.raises(InvalidInput, match="expected at least one picture in its lists, found none"):
+            list(open_source(f"fashionai-raw:{tmp_path}").batches())
+
+    @pytest.mark.parametrize("path", ["../secret.jpg", "Images/../../secret.jpg", "{outside}/secret.jpg"])
+    def test_a_list_reaches_no_other_file_of_the_machine(self, tmp_path, path):
+        made = make_fashionai_raw(tmp_path / "set")
+        (tmp_path / "secret.jpg").write_bytes(b"secret")
+        path = path.format(outside=tmp_path)
+        lines = [f"{each},neck_design_labels,nnnny" for each in (made.paths["train"][0], path)]
+        write_lines(tmp_path / "set/Annotations/label.csv", lines)
+        source = open_source(f"fashionai-raw:{tmp_path / 'set'}")
+        _, other = records(source).to_pylist()
+        assert (other["key"], other["token"]) == (path, ABSENT)
+        assert other["uri"].startswith(f"{tmp_path / 'set'}/")
+        assert not os.path.exists(other["uri"])
+        assert source.missing == 1
+
     @pytest.mark.parametrize(
         ("line", "message"),
         [
@@ -339,6 +358,13 @@ class TestOpening:
             assert "\n" not in str(caught.value)
         with pytest.raises(InvalidInput, match=f"expected {spec}:<folder of the data set>"):
             open_source(spec)
+
+    @pytest.mark.parametrize("path", ["a" * 400, "~nobody-of-that-name/x", "a\0b"])
+    def test_a_path_that_no_file_can_have_is_one_line(self, path):
+        for spec in ("fashionai", "fashionai-raw"):
+            with pytest.raises(InvalidInput, match="no such folder on this machine") as caught:
+                open_source(f"{spec}:{path}")
+            assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize(
         ("place", "spec"),
