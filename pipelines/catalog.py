@@ -36,6 +36,9 @@ QUARANTINE_COLUMNS = (
 # Held-out products, told by their key alone, so that a picture keeps its role for ever.
 ROLE_OF_KEY = """case when _bucket < 75 then 'train' when _bucket < 80 then 'valid'
                       when _bucket < 85 then 'query' else 'candidate' end"""
+LEFT_OUT = """select key, uri, kind, message from refused
+              union all select key, uri, kind, message from still_quarantined
+              union all select key, uri, kind, error from fetched where status <> 'ok'"""
 FETCH_BATCH_ROWS = 4096
 MEMORY_LIMIT = "2GB"
 
@@ -305,11 +308,13 @@ class Catalog:
     def left_out(self) -> list[tuple[str, int, str]]:
         """Return (kind, number of records, the first one's key) of what cannot be used, most first."""
         return self._all(
-            """select kind, count(*) as found, min(key) from (
-                 select kind, key from refused union all select kind, key from still_quarantined
-                 union all select kind, key from fetched where status <> 'ok')
+            f"""select kind, count(*) as found, min(key) from ({LEFT_OUT})
             group by kind order by found desc, kind"""
         )
+
+    def write_left_out(self, path: Path) -> None:
+        """Write key, uri, kind and message of every record that cannot be used, sorted by key."""
+        self._all(f"copy ({LEFT_OUT} order by key, uri) to '{path}' (format parquet, compression zstd)")
 
     def live_shards(self) -> list[str]:
         """Return the shards that hold a live picture, sorted."""

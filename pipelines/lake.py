@@ -10,7 +10,8 @@ indexes/<model>/<attribute>/<group>.faiss
 indexes/<model>/ids/<group>.parquet     what each row of a group's FAISS files is
 snapshots/<id>/                         manifest.json, catalog.parquet, quarantine.parquet, report.json, .html
 receipts/<stage>/…/<unit>.json          proof that a unit of work is complete
-runs/<run>/                             what a job leaves behind: report.json, training checkpoints
+runs/<run>/                             what a job leaves behind: report.json, left_out.parquet (records that
+                                        training or evaluation cannot use), training checkpoints
 CURRENT.json                            the only mutable object: names the published snapshot
 ```
 """

@@ -11,8 +11,11 @@ from pipelines.lake import shard_tar, working_folder
 from pipelines.night import Night, NightConfig
 from pipelines.publishing import publish_night
 from pipelines.sources import Benchmark
+from pipelines.storage.objects import store_file
 from pipelines.storage.snapshots import Manifest
 from pipelines.telemetry import Run
+
+LEFT_OUT = "left_out.parquet"
 
 Until = Literal["embeddings", "indexes", "publish"]
 
@@ -39,7 +42,7 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
 def build_shards(config: NightConfig, run: Run) -> Dataset:
     """Shard what the lake does not have yet and return the source's pictures with their labels.
 
-    What cannot be used is left out, counted and said, and quarantined in the shards' indexes.
+    What cannot be used is left out, counted and said, and listed in a file below the run's folder.
 
     Raises:
         InvalidInput: if the source is unusable as a whole.
@@ -67,7 +70,13 @@ def _say_left_out(night: Night) -> None:
     found = night.catalog.left_out()
     if found:
         kinds = ", ".join(f"{number} {kind} (such as {key})" for kind, number, key in found)
-        night.run.say(f"  {sum(number for _, number, _ in found)} records left out: {kinds}")
+        local = night.folder / LEFT_OUT
+        night.catalog.write_left_out(local)
+        name = f"runs/{night.run.id}/{LEFT_OUT}"
+        store_file(night.lake.store, local, name)
+        night.run.say(
+            f"  {sum(number for _, number, _ in found)} records left out: {kinds}; {night.lake.url}/{name}"
+        )
 
 
 def _triplets(night: Night) -> dict[str, ListedTriplets]:

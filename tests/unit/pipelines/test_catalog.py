@@ -306,6 +306,15 @@ def test_says_what_is_live_and_what_is_left_out(shop: Shop, tmp_path: Path) -> N
     assert catalog.digests() == {"a": same, "d": same}
     assert catalog.homes() == {same: "shard-0-0"}  # d lies in shard-0-3 as well
     assert catalog.left_out() == [("missing", 2, "c"), ("no_key", 1, "row 5"), ("truncated", 1, "b")]
+    catalog.write_left_out(tmp_path / "left_out.parquet")
+    listed = pq.read_table(tmp_path / "left_out.parquet").to_pylist()
+    assert [(row["key"], row["uri"], row["kind"]) for row in listed] == [
+        ("b", "u/b", "truncated"),
+        ("c", "u/c", "missing"),
+        ("e", "u/e", "missing"),
+        ("row 5", "u/f", "no_key"),
+    ]
+    assert listed[3]["message"] == "the record has no key"
     catalog.close()
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from made_up_datasets import MadeUp, make_asen, make_zappos50k
 
@@ -46,6 +47,9 @@ def test_deepfashion_with_a_missing_picture(
     assert dataset.triplets == {}
     said = capsys.readouterr().out
     assert "2 records left out: 2 missing (such as pictures/test/0001.jpg@candidate)" in said
+    (listed,) = (tmp_path / "lake/runs").glob("*/left_out.parquet")
+    assert str(listed) in said
+    assert pq.read_table(listed)["uri"].to_pylist() == [str(lost)] * 2
     samples = list(dataset.samples())
     assert Counter(sample.role for sample in samples) == uses(made, missing_test_pictures=1)
     assert len({(s.sha256, s.role, str(s.labels)) for s in samples}) == len(samples)
