@@ -59,6 +59,7 @@ def test_an_imported_checkpoint_gives_the_golden_embeddings(tmp_path: Path) -> N
     assert imported.returncode == 0, imported.stdout + imported.stderr
     (model,) = list_models(Lake(str(lake)))
     assert model in imported.stdout
+    assert "its rows will name no values" in imported.stdout
     for name, tensor in golden_model().state_dict().items():
         assert torch.equal(load_model(lake / "models" / model).model.state_dict()[name], tensor)
 

@@ -12,6 +12,7 @@ import torch
 from agman.checkpoint import load_model
 from agman.prototypes import ABSENT
 from agman.taxonomy import FASHIONAI
+from jobs.import_checkpoint import ImportConfig, import_checkpoint
 from pipelines.embedding import EmbedOptions
 from pipelines.evaluation import evaluate
 from pipelines.lake import Lake
@@ -71,6 +72,23 @@ def test_the_same_pictures_teach_the_same_model(spoken: Spoken, tiny_model: Path
     assert first == second
     assert not load_model(tiny_model).digest.startswith(first)
     assert Path(spoken.lake.url, "models", first, "prototypes.safetensors").is_file()
+
+
+def test_an_imported_checkpoint_learns_the_same_from_a_source(
+    spoken: Spoken, tiny_model: Path, tmp_path: Path
+) -> None:
+    untaught = load_model(tiny_model)
+    weights = {f"embeddingnet.{name}": tensor for name, tensor in untaught.model.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": weights, "prec": 1.0}, tmp_path / "model_best.pth.tar")
+    config = ImportConfig(
+        checkpoint=str(tmp_path / "model_best.pth.tar"),
+        lake=spoken.lake.url,
+        trunk="resnet18",
+        preprocess=untaught.preprocess,
+        source=spoken.config.source,
+        shards=spoken.config.shards,
+    )
+    assert import_checkpoint(config, spoken.run) == spoken.models[0]
 
 
 def test_only_training_pictures_teach(spoken: Spoken) -> None:
