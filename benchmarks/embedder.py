@@ -27,6 +27,9 @@ from benchmarks.reporting import console, in_turn, matmul_rate, report
 ATTRIBUTES = 8
 FEW, MANY = 1, 32
 EMULATED_BATCH = 4
+MATMUL_SIZES = (1024, 2048)
+EMULATED_SIZES = (256,)
+"""An emulated product of 2048 takes half a minute."""
 CPU = torch.device("cpu")
 
 
@@ -61,7 +64,8 @@ def main(options: Options) -> None:
 
     def measure_rates() -> None:
         for dtype, found in rates.items():
-            found.append(matmul_rate(dtype, CPU)())
+            is_emulated = dtype is torch.bfloat16 and not is_native
+            found.append(matmul_rate(dtype, CPU, EMULATED_SIZES if is_emulated else MATMUL_SIZES)())
 
     seconds = in_turn(
         {

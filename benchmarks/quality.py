@@ -215,7 +215,7 @@ def _mean_curve(curves: Iterable[Curve], variant: str) -> list[float]:
     return [statistics.fmean(scores) for scores in zip(*points, strict=True)]
 
 
-def _time_share(curves: Sequence[Curve], variant: str) -> float | None:
+def time_share(curves: Sequence[Curve], variant: str) -> float | None:
     """Return the share of the time after which a variant's mean stays at what paper sampling ends with."""
     target, reached = _mean_curve(curves, PAPER)[-1], _mean_curve(curves, variant)
     below = [place for place, score in enumerate(reached) if score < target]
@@ -233,7 +233,7 @@ def _table(curves: Sequence[Curve], variants: Sequence[Variant], random: float, 
     for variant in variants:
         found = _finals(curves, variant.name)
         steps = statistics.fmean(curve.steps for curve in curves if curve.variant == variant.name)
-        share = _time_share(curves, variant.name) if _finals(curves, PAPER) else None
+        share = time_share(curves, variant.name) if _finals(curves, PAPER) else None
         table.add_row(
             variant.name,
             *(f"{value:.4f}" for value in (statistics.fmean(found), min(found), max(found))),
@@ -249,7 +249,7 @@ def _figures(curves: Sequence[Curve], variants: Sequence[Variant]) -> dict[str, 
     for variant in variants:
         name = variant.name.replace(" ", "_").replace("-", "_")
         figures[f"map_{name}"] = statistics.fmean(_finals(curves, variant.name))
-        share = _time_share(curves, variant.name) if _finals(curves, PAPER) else None
+        share = time_share(curves, variant.name) if _finals(curves, PAPER) else None
         if share is not None and variant.name != PAPER:
             figures[f"time_share_{name}"] = share
     return figures

@@ -47,9 +47,7 @@ def in_turn(
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def matmul_rate(
-    dtype: torch.dtype, device: torch.device, sizes: tuple[int, ...] = (1024, 2048)
-) -> Callable[[], float]:
+def matmul_rate(dtype: torch.dtype, device: torch.device, sizes: tuple[int, ...]) -> Callable[[], float]:
     """Return a measurement of the best rate of a square matrix product, FLOP/s: the floor of all of these."""
 
     def measure() -> float:

@@ -1,0 +1,65 @@
+"""The benchmarks run and report what they promise; what they measure is not tested."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import embedder, gpu, quality
+from benchmarks.quality import BATCH, PAPER, Curve
+from benchmarks.reporting import in_turn
+
+
+def test_the_embedder_reports_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    options = embedder.Options(
+        batch=2, image_size=32, threads=1, trunk="resnet18", results=tmp_path / "figures.json"
+    )
+    try:
+        embedder.main(options)
+    finally:
+        torch.set_num_threads(threads)
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert last == json.loads((tmp_path / "figures.json").read_text())
+    assert set(last) == {"benchmark", "figures", "floor", "machine", "versions", "date"}
+    names = {"ratio_float32", "ratio_bfloat16", "share_of_matmul_bfloat16", "cost_32_over_1"}
+    assert names <= set(last["figures"])
+    assert last["figures"]["max_difference_float32"] < 1e-5
+    # Of ResNet-18 the plain network computes eight trunks and tops, the folded one a trunk without its top.
+    assert last["floor"]["plain_gflop_per_image"] > 8 * last["floor"]["folded_gflop_per_image"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU to measure")
+def test_without_a_gpu_the_script_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main()
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "no GPU found: nothing was measured"
+
+
+def test_sides_are_taken_in_turn() -> None:
+    taken: list[str] = []
+    ticks = iter(range(100))
+    seconds = in_turn(
+        {"a": lambda: taken.append("a"), "b": lambda: taken.append("b")}, 5, lambda: float(next(ticks) ** 2)
+    )
+    assert taken == ["a", "b"] * 6
+    assert seconds["b"] > seconds["a"]
+    with pytest.raises(ValueError, match="at least 5, found 3"):
+        in_turn({}, 3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [
+        ([0.1, 0.2, 0.5, 0.6], 2 / 3),
+        ([0.1, 0.5, 0.2, 0.6], 1.0),
+        ([0.1, 0.2, 0.3, 0.3], None),
+        ([0.9] * 4, 0),
+    ],
+)
+def test_a_variant_has_reached_the_paper_when_it_stays_there(
+    scores: list[float], share: float | None
+) -> None:
+    paper = [Curve(PAPER, seed, ((0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4 + 0.02 * seed)), 9) for seed in (0, 1)]
+    batch = [Curve(BATCH, 0, tuple(enumerate(scores)), 9)]
+    assert quality.time_share([*paper, *batch], BATCH) == share
