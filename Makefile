@@ -27,6 +27,8 @@ clean:
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv: about 6 GB, 2 minutes"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e .
+# Once and on all cores: where PYTHONDONTWRITEBYTECODE is set, each Ray worker would compile torch anew.
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 	@touch $@
 
 .venv/installed-test: .venv/installed
