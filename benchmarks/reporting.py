@@ -106,8 +106,8 @@ def report(
         console.print(table)
     record: dict[str, Any] = {
         "benchmark": benchmark,
-        "figures": {name: round(value, 6) for name, value in figures.items()},
-        "floor": {name: round(value, 6) for name, value in floor.items()},
+        "figures": {name: float(f"{value:.6g}") for name, value in figures.items()},
+        "floor": {name: float(f"{value:.6g}") for name, value in floor.items()},
         "machine": machine(),
         "versions": versions(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
