@@ -7,14 +7,15 @@ source    key, uri, token, role, labels + the shop's columns    one row per reco
 refused   key, uri, token, stage, kind, message, sha256         records that cannot: no key, no uri, key twice
 previous  last night's catalog        previous_quarantine       last night's quarantine
 reused    key, sha256, shard          unchanged since: not fetched
-wanted    key, uri, token, …          to be fetched into new shards
-fetched   the new shards' indexes
+wanted    key, uri, token, …, known   to be fetched into new shards; known: the picture that it may still be
+adopted   the rows of unpublished shards that are wanted: of a run that was stopped, not fetched again
+fetched   the new shards' indexes and what was adopted
 live      key, sha256, shard          every picture that the source has tonight
 pictures  sha256, shard, part, row    each distinct picture once, with its embedding if it has one
 ```
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,21 +40,35 @@ ROLE_OF_KEY = """case when _bucket < 75 then 'train' when _bucket < 80 then 'val
 LEFT_OUT = """select key, uri, kind, message from refused
               union all select key, uri, kind, message from still_quarantined
               union all select key, uri, kind, error from fetched where status <> 'ok'"""
+_NO_INDEX = """(select null::varchar as key, null::varchar as uri, null::varchar as token,
+    null::varchar as member, null::bigint as "offset", null::varchar as sha256, null::varchar as status,
+    null::varchar as kind, null::varchar as error, null::varchar as shard where false)"""
 FETCH_BATCH_ROWS = 4096
 MEMORY_LIMIT = "2GB"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Changes:
-    """How tonight's source differs from the published catalog, in records."""
+class Difference:
+    """How tonight's source differs from the published catalog before a picture was looked at, in records."""
 
     input: int
+    unchanged: int
+    wanted: int
+    gone: int
+    refused: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """How tonight's pictures differ from the published ones, by their bytes, in records."""
+
     added: int
     edited: int
+    """Other bytes under the same key."""
     moved: int
+    """The same bytes under another uri, or under another key in the place of one that is gone."""
     unchanged: int
     deleted: int
-    refused: int
 
 
 class Catalog:
@@ -115,45 +130,102 @@ class Catalog:
         self._all(f"create view previous as select * from read_parquet('{catalog}')")
         self._all(f"create view previous_quarantine as select * from read_parquet('{quarantine}')")
 
-    def diff(self, *, retry_quarantined: bool = False) -> Changes:
+    def diff(
+        self,
+        *,
+        retry_quarantined: bool = False,
+        verify_content: bool = False,
+        damaged_shards: Collection[str] = (),
+    ) -> Difference:
         """Split `source` into what is reused, what stays quarantined and what is fetched.
 
         A record is unchanged while its uri and its version token are; a source without tokens is fetched
         anew every night. What was unavailable rather than bad is always tried again, unless the source knows
         that there is no file.
+
+        Args:
+            retry_quarantined: fetch also what was quarantined and has not changed.
+            verify_content: fetch everything, and believe no token.
+            damaged_shards: whose pictures must be packed anew.
         """
         again = "true" if retry_quarantined else f"(q.kind in {PASSING_KINDS} and q.token <> '{ABSENT}')"
         self._all(
-            f"""create table reused as
-            select s.key, p.sha256, p.shard from source s join previous p using (key)
+            f"""create table damaged_shards as select unnest({_strings(damaged_shards)}) as shard;
+            create table same as
+            select s.key, p.sha256, p.shard, p.shard in (from damaged_shards) as is_damaged
+            from source s join previous p using (key)
             where s.uri = p.uri and s.token = p.token and s.token <> '';
+            create table reused as select key, sha256, shard from same
+            where not is_damaged and not {verify_content};
             create table still_quarantined as
             select q.* from source s
             join (select * from previous_quarantine where stage <> 'source') q using (key)
             where s.uri = q.uri and s.token = q.token and s.token <> '' and not ({again});
+            create table whole as select * from previous where shard not in (from damaged_shards);
+            create table adopted as from {_NO_INDEX};
             create table wanted as
+            with told as (select token, min(sha256) as sha256 from whole where token <> ''
+                          group by token having count(distinct sha256) = 1)
             select s.key, s.uri, s.token, s.role, s.labels,
-                   case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt
+                   case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt,
+                   coalesce(d.sha256, p.sha256, t.sha256, '') as known, coalesce(d.shard, '') as damaged
             from source s left join (select * from previous_quarantine where stage <> 'source') q using (key)
+            left join (select * from same where is_damaged) d on d.key = s.key
+            left join whole p on p.key = s.key
+            left join told t on t.token = s.token
             anti join reused on reused.key = s.key
             anti join still_quarantined on still_quarantined.key = s.key"""
         )
-        return self._changes()
-
-    def _changes(self) -> Changes:
         counted = self._all(
             """select (select count(*) from source) + (select count(*) from refused),
-              (select count(*) from source s anti join previous p using (key)
-                                             anti join previous_quarantine q on q.key = s.key),
-              (select count(*) from wanted f join previous p using (key)
-                 where f.uri = p.uri or f.token <> p.token),
-              (select count(*) from wanted f join previous p using (key)
-                 where f.uri <> p.uri and f.token = p.token),
-              (select count(*) from reused),
+              (select count(*) from reused), (select count(*) from wanted),
               (select count(*) from previous p anti join source s using (key)),
               (select count(*) from refused)"""
         )[0]
-        names = ("input", "added", "edited", "moved", "unchanged", "deleted", "refused")
+        names = ("input", "unchanged", "wanted", "gone", "refused")
+        return Difference(**dict(zip(names, counted, strict=True)))
+
+    def adopt(self, indexes: Sequence[Path]) -> int:
+        """Take from unpublished shards what is wanted, instead of fetching it again.
+
+        A run that was stopped left finished shards that no snapshot lists. Their pictures count for the same
+        record: key, uri and token.
+
+        Args:
+            indexes: of these shards, files named `<shard>.parquet`.
+
+        Returns:
+            How many records are settled by it.
+        """
+        self._all(
+            f"""create or replace table adopted as
+            with found as (select i.* from {_indexes(indexes)} i
+                           join wanted w on i.key = w.key and i.uri = w.uri and i.token = w.token
+                           where i.status = 'ok' and i.token <> '' and w.damaged = ''
+                             and (i.member is not null or i.sha256 in (select sha256 from whole)))
+            select distinct on (key) * from found order by key, shard;
+            delete from wanted where key in (select key from adopted)"""
+        )
+        return self.count("adopted")
+
+    def changes(self) -> Changes:
+        """Count by their bytes what is new tonight, once all pictures are known."""
+        counted = self._all(
+            """with here as (select l.key, l.sha256, s.uri from live l join source s using (key)),
+            gone as (select p.key, p.sha256, row_number() over (partition by p.sha256 order by p.key) as copy
+                     from previous p anti join source s using (key)),
+            new as (select h.key, h.sha256, row_number() over (partition by h.sha256 order by h.key) as copy
+                    from here h anti join previous p using (key)),
+            renamed as (select new.key from new join gone using (sha256, copy)),
+            kept as (select h.sha256 = p.sha256 as same, h.uri = p.uri as in_place
+                     from here h join previous p using (key))
+            select (select count(*) from new) - (select count(*) from renamed),
+              (select count(*) from kept where not same),
+              (select count(*) from kept where same and not in_place) + (select count(*) from renamed),
+              (select count(*) from kept where same and in_place),
+              (select count(*) from gone) - (select count(*) from renamed)"""
+        )[0]
+        names = ("added", "edited", "moved", "unchanged", "deleted")
         return Changes(**dict(zip(names, counted, strict=True)))
 
     def records_to_fetch(self) -> Iterator[SourceRecord]:
@@ -161,41 +233,43 @@ class Catalog:
         # A cursor of its own: one connection holds one result at a time.
         rows = self.db.cursor().execute("select * from wanted order by key")
         while batch := rows.fetchmany(FETCH_BATCH_ROWS):
-            for key, uri, token, role, labels, attempt in batch:
-                yield SourceRecord(key, uri, token, role, dict(labels or {}), int(attempt or 0))
+            for key, uri, token, role, labels, attempt, known, damaged in batch:
+                yield SourceRecord(
+                    key, uri, token, role, dict(labels or {}), int(attempt or 0), known, damaged
+                )
 
     def add_shards(self, indexes: Sequence[Path]) -> None:
         """Read the new shards' indexes (files named `<shard>.parquet`) and settle which pictures are live."""
-        if indexes:
-            files = "[" + ", ".join(f"'{path}'" for path in indexes) + "]"
-            self._all(
-                f"""create table fetched as select * exclude (filename),
-                parse_filename(filename, true) as shard from read_parquet({files}, filename=true)"""
-            )
-        else:
-            self._all(
-                """create table fetched (key varchar, uri varchar, sha256 varchar, "offset" bigint,
-                                         status varchar, kind varchar, error varchar, shard varchar)"""
-            )
+        self._all(
+            f"""create table fetched as
+            select * from {_indexes(indexes)} union all by name select * from adopted"""
+        )
         # A picture that the lake has already is read from there, not from the shard that fetched it again.
         self._all(
-            """create table live as select key, sha256, shard, true as is_reused from reused
-            union all select key, sha256, shard, false from fetched where status = 'ok';
+            """create table live as select key, sha256, shard from reused
+            union all select key, sha256, shard from fetched where status = 'ok';
             create table homes as
-            select sha256, coalesce(min(known.shard), min(live.shard)) as shard
-            from live left join (select sha256, min(shard) as shard from previous group by 1) known
-            using (sha256) group by sha256"""
+            with known as (select sha256, min(shard) as shard from whole group by 1),
+            packed as (select sha256, min(shard) as shard from fetched where member is not null group by 1)
+            select distinct live.sha256, coalesce(known.shard, packed.shard) as shard
+            from live left join known using (sha256) left join packed on packed.sha256 = live.sha256"""
         )
 
-    def match_embeddings(self, *, same_model: bool) -> None:
-        """Make `pictures`: each live picture once, with its part and row if the model is the same."""
+    def match_embeddings(self, *, same_model: bool, damaged_parts: Collection[str] = ()) -> None:
+        """Make `pictures`: each live picture once, with its part and row if the model is the same.
+
+        Args:
+            same_model: whether the published embeddings are of tonight's model.
+            damaged_parts: whose pictures must be embedded anew.
+        """
         self._same_model = same_model
-        known = "part, row" if same_model else "null::varchar as part, null::integer as row"
+        lost = f"(not {same_model} or list_contains({_strings(damaged_parts)}, part))"
         self._all(
             f"""create table pictures as
             select h.sha256, h.shard, k.part, k.row from homes h
-            left join (select distinct on (sha256) sha256, {known} from previous order by sha256) k
-            using (sha256)"""
+            left join (select distinct on (sha256) sha256, case when {lost} then null else part end as part,
+                              case when {lost} then null else row end as row
+                       from previous order by sha256) k using (sha256)"""
         )
 
     def pictures_to_embed(self) -> Iterator[tuple[str, list[str]]]:
@@ -345,6 +419,21 @@ class Catalog:
     def close(self) -> None:
         """Close the database."""
         self.db.close()
+
+
+def _strings(names: Iterable[str]) -> str:
+    """Return names of ours, which hold no quote, as a list in SQL."""
+    return "[" + ", ".join(f"'{name}'" for name in sorted(names)) + "]::varchar[]"
+
+
+def _indexes(paths: Sequence[Path]) -> str:
+    """Return what SQL selects the rows of shards' indexes from, with the shard beside; some have no token."""
+    if not paths:
+        return f"(select * from {_NO_INDEX})"
+    files = _strings(str(path) for path in paths)
+    return f"""(select * exclude (filename), parse_filename(filename, true) as shard from (
+        from read_parquet({files}, filename=true, union_by_name=true)
+        union all by name select * exclude (shard) from {_NO_INDEX}))"""
 
 
 def _write_batches(source: Source, path: Path) -> int:

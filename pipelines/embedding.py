@@ -20,6 +20,7 @@ from pipelines.models import fetch_model
 from pipelines.parts import NORM_TOLERANCE, round_to_half, write_part
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.read import read_pictures
+from pipelines.storage.objects import FileEntry
 from pipelines.values import said_of
 
 PART_STAGE = "embeddings"
@@ -55,19 +56,28 @@ class EmbedOptions:
 class PartPlan:
     """Which pictures of a shard become a part under a model."""
 
-    dataset: str
     shard: str
+    files: tuple[FileEntry, ...]
+    """The shard's tar and index."""
     model: str
     digests: tuple[str, ...]
 
 
-def plan_part(dataset: str, shard: str, model: str, digests: Sequence[str], *, whole_shard: bool) -> Unit:
-    """Return the unit that embeds some pictures of a shard; a part of a whole shard has the shard's name."""
+def plan_part(shard: str, files: Sequence[FileEntry], model: str, digests: Sequence[str]) -> Unit:
+    """Return the unit that embeds some pictures of a shard; a part of a whole shard has the shard's name.
+
+    Args:
+        shard: its name.
+        files: its tar and index, as a manifest or a receipt lists them.
+        model: model id.
+        digests: sha256 of the pictures.
+    """
+    whole_shard = files[0].num_rows == len(digests)
     name = shard if whole_shard else f"{shard}-{short_digest(list(digests))[:8]}"
     return Unit(
         stage=f"{PART_STAGE}/{model}",
         name=name,
-        payload=PartPlan(dataset, shard, model, tuple(digests)),
+        payload=PartPlan(shard, tuple(files), model, tuple(digests)),
         num_images=len(digests),
     )
 
@@ -124,7 +134,7 @@ class PartEmbedder:
         digests: list[str] = []
         pixels: list[torch.Tensor] = []
         started = time.perf_counter()
-        for digest, encoded in read_pictures(self.lake, plan.dataset, plan.shard, plan.digests):
+        for digest, encoded in read_pictures(self.lake, plan.files, plan.digests):
             seconds["read"] += time.perf_counter() - started
             started = time.perf_counter()
             try:

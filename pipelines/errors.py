@@ -8,6 +8,7 @@ AgmanError
 ├── CorruptShard          stored bytes differ from their digest: make the unit again
 ├── GateFailed            the new snapshot is not good enough: the old one goes on serving
 ├── StaleSnapshot         somebody else published meanwhile: plan again
+├── OutOfTime             the time that was given is used up: the next run goes on
 ├── CommitUnknown         a swap whose outcome could not be read back: look before acting
 └── StorageUnavailable    transient: the only one that is retried
 ```
@@ -17,7 +18,20 @@ from agman.errors import AgmanError
 
 
 class CorruptShard(AgmanError):
-    """Stored bytes that differ from what their receipt or manifest says."""
+    """Stored bytes that differ from what their receipt or manifest says.
+
+    Attributes:
+        name: the object of the lake, where one is at fault; empty otherwise.
+    """
+
+    def __init__(self, message: str, name: str = "") -> None:
+        """Say what is wrong, and of which object."""
+        super().__init__(message)
+        self.name = name
+
+    def __reduce__(self) -> tuple[type["CorruptShard"], tuple[str, str]]:
+        """Travel from a worker with the name."""
+        return CorruptShard, (str(self), self.name)
 
 
 class GateFailed(AgmanError):
@@ -26,6 +40,10 @@ class GateFailed(AgmanError):
 
 class StaleSnapshot(AgmanError):
     """The published snapshot changed since this run read it."""
+
+
+class OutOfTime(AgmanError):
+    """The time that the run was given is used up; what is finished stays, and the next run goes on."""
 
 
 class CommitUnknown(AgmanError):

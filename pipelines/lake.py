@@ -39,6 +39,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def bytes_sha256(body: bytes) -> str:
+    """Return the hex sha256 of bytes."""
+    return hashlib.sha256(body).hexdigest()
+
+
 def short_digest(value: Any) -> str:
     """Return the first letters of `digest_of`, enough to name a unit of work."""
     return digest_of(value)[:DIGEST_LETTERS]
@@ -119,14 +124,16 @@ class Lake:
             except FileNotFoundError as error:
                 raise CorruptShard(
                     f"{self.url}/{entry.name}: a receipt or manifest lists this file but it is gone; "
-                    "restore it from a copy, or publish the catalog into a new lake"
+                    "the next night makes it again",
+                    entry.name,
                 ) from error
             found = FileEntry(entry.name, path.stat().st_size, file_sha256(path), entry.num_rows)
             if found != entry:
                 raise CorruptShard(
                     f"{self.url}/{entry.name}: expected {entry.num_bytes} bytes with sha256 "
                     f"{entry.sha256[:12]}…, found {found.num_bytes} with {found.sha256[:12]}…; "
-                    "restore it from a copy, or publish the catalog into a new lake"
+                    "the next night makes it again",
+                    entry.name,
                 )
             yield path
 

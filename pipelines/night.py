@@ -5,28 +5,39 @@ again.
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ray
 
 from agman.checkpoint import load_model
 from agman.errors import InvalidInput
-from pipelines.catalog import Catalog, Changes
+from pipelines.catalog import Catalog, Difference
 from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
+from pipelines.errors import OutOfTime
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
-from pipelines.lake import Lake, shard_index
+from pipelines.lake import Lake
 from pipelines.models import fetch_model, import_model, resolve_model
 from pipelines.quality import GateOptions
-from pipelines.scheduling import ActorWorkers, Receipt, TaskWorkers, Unit, Workers, run_units, valid_receipt
+from pipelines.repair import newest_whole, parts_of, shards_of, unit_names
+from pipelines.scheduling import (
+    ActorWorkers,
+    Receipt,
+    TaskWorkers,
+    Unit,
+    Workers,
+    fresh_unit,
+    run_units,
+    valid_receipt,
+)
 from pipelines.shards.plan import ShardOptions, plan_shards
 from pipelines.shards.write import write_shard
 from pipelines.sources import open_source
 from pipelines.storage.objects import FileEntry
-from pipelines.storage.snapshots import Group, Manifest, Part, Pointer, read_manifest, read_pointer
+from pipelines.storage.snapshots import Group, Manifest, Part, Pointer, read_pointer
 from pipelines.telemetry import Run, Stage
 
 
@@ -53,6 +64,14 @@ class NightConfig:
     """Bounds that the snapshot must keep to be published."""
     retry_quarantined: bool = False
     """Fetch again what was quarantined although its bytes did not change."""
+    verify_content: bool = False
+    """Fetch every picture and compare its bytes, believing no version token; embeds only what differs."""
+    verify_lake: bool = False
+    """First read every published file, and make again what is damaged."""
+    max_minutes: float = 0
+    """Stop cleanly after this long, at a shard; the next run goes on there. 0: no limit."""
+    force: str = ""
+    """Publish although a gate failed: the reason, which is kept in the manifest with your name."""
     allow_new_taxonomy: bool = False
     """Publish with a model that has other attributes than the serving snapshot."""
 
@@ -60,14 +79,25 @@ class NightConfig:
 class Night:
     """The state of one night, stage after stage."""
 
-    def __init__(self, config: NightConfig, run: Run, folder: Path) -> None:
-        """Read what is published; everything of tonight is compared with that."""
+    def __init__(
+        self, config: NightConfig, run: Run, folder: Path, damaged: frozenset[str] = frozenset()
+    ) -> None:
+        """Read what is published; everything of tonight is compared with that.
+
+        Args:
+            config: what to do.
+            run: who is told.
+            folder: for files of the night.
+            damaged: objects of the lake that are not to be used but made again.
+        """
         self.config = config
         self.run = run
         self.folder = folder
+        self.damaged = damaged
+        self._spent_names = unit_names(damaged)
         self.lake = Lake(config.lake)
         self.pointer: Pointer | None = read_pointer(self.lake)
-        self.published = read_manifest(self.lake, self.pointer.snapshot) if self.pointer else None
+        self.published = newest_whole(self.lake, self.pointer, damaged)
         # Shards are a dataset's own: another one is compared with nothing.
         same = self.published is not None and self.published.dataset == config.dataset
         self.parent = self.published if same else None
@@ -76,22 +106,28 @@ class Night:
         self.new_parts: list[Part] = []
         self.groups: list[Group] = []
         self.images_embedded = 0
+        self._is_late = False
 
-    def plan(self) -> Changes:
+    def plan(self) -> Difference:
         """Read the source and compare it with the published catalog."""
-        self.source = open_source(self.config.source)
+        config = self.config
+        self.source = open_source(config.source)
         with self.run.stage("read source", 1, "sources") as stage:
             self.catalog.read_source(self.source)
             previous = [self._parent_file(name) for name in ("catalog.parquet", "quarantine.parquet")]
             self.catalog.read_previous(*previous)
-            changes = self.catalog.diff(retry_quarantined=self.config.retry_quarantined)
+            self.difference = self.catalog.diff(
+                retry_quarantined=config.retry_quarantined,
+                verify_content=config.verify_content,
+                damaged_shards=shards_of(self.damaged),
+            )
             stage.advance(1)
-        self.changes = changes
+        found = self.difference
         self.run.say(
-            f"  {changes.input} records: {changes.added} added, {changes.edited} edited, "
-            f"{changes.moved} moved, {changes.unchanged} unchanged, {changes.deleted} deleted"
+            f"  {found.input} records: {found.unchanged} unchanged, {found.wanted} to look at, "
+            f"{found.gone} gone from the source"
         )
-        return changes
+        return found
 
     def choose_model(self) -> None:
         """Settle the model before anything is fetched.
@@ -105,40 +141,47 @@ class Night:
                 f"lake {self.lake.url}: publishes {published.dataset}, not {self.config.dataset}; "
                 f"add --dataset {published.dataset} or use another --lake"
             )
-        self.model = choose_model(self.lake, self.config.model, published)
+        promoted = self.pointer.next_model if self.pointer else ""
+        self.model = choose_model(self.lake, self.config.model or promoted, published)
         self.attributes, self.taxonomy_digest = self._check_taxonomy()
 
     def build_shards(self) -> None:
         """Fetch and pack what is new."""
         config = self.config
+        adopted = self._adopt()
+        # Where no token tells a change, the parent's name stands for the night whose bytes are fetched.
+        self.is_fetched_on_trust = config.verify_content or self.catalog.count("wanted where token = ''") > 0
         units = plan_shards(
             config.dataset,
             self.catalog.records_to_fetch(),
             config.shards,
             salt=self.parent.id if self.parent else "",
-            is_passing=self._is_passing,
+            is_spent=lambda unit: unit.name in self._spent_names or self._is_passing(unit),
+            anew=config.verify_content,
         )
-        total = self.catalog.count("wanted")
+        total = adopted + self.catalog.count("wanted")
         lake = self.lake
 
         def work(unit: Unit) -> Receipt:
             return write_shard(lake, unit)
 
-        for unit, made in self._run("shard", total, units, TaskWorkers(work, window=2 * num_cpus())):
+        fresh = []
+        workers = TaskWorkers(work, window=2 * num_cpus())
+        for unit, made in self._run("shard", total, units, workers, reused=adopted):
             self.shard_receipts[unit.name] = made
-        folder = self.folder / "indexes"
-        folder.mkdir()
-        for shard in self.shard_receipts:
-            with self.lake.store.local_copy(shard_index(config.dataset, shard)) as path:
-                shutil.copyfile(path, folder / f"{shard}.parquet")
-        self.catalog.add_shards(sorted(folder.iterdir()))
+            fresh.append(unit.name)
+        self.catalog.add_shards(self._indexes(fresh, "indexes"))
 
     def embed(self) -> None:
         """Embed every live picture that has no embedding under the model."""
-        self.catalog.match_embeddings(same_model=self.parent is not None and self.parent.model == self.model)
+        self.catalog.match_embeddings(
+            same_model=self.parent is not None and self.parent.model == self.model,
+            damaged_parts=parts_of(self.damaged),
+        )
         units = (
-            plan_part(
-                self.config.dataset, shard, self.model, digests, whole_shard=self._is_whole(shard, digests)
+            fresh_unit(
+                plan_part(shard, self.shard_files(shard), self.model, digests),
+                lambda unit: unit.name in self._spent_names,
             )
             for shard, digests in self.catalog.pictures_to_embed()
         )
@@ -194,13 +237,54 @@ class Night:
             return self.parent.shards[shard]
         raise InvalidInput(f"lake {self.lake.url}: neither a receipt nor the parent's manifest lists {shard}")
 
+    def _adopt(self) -> int:
+        """Settle records from shards that a stopped run finished; receipts prove that they are whole."""
+        config, found = self.config, {}
+        if not config.verify_content and self.catalog.count("wanted"):
+            known = self.parent.shards if self.parent else {}
+            for name in self.lake.store.list_names(f"receipts/shards/{config.dataset}"):
+                shard = PurePosixPath(name).stem
+                if shard in known or shard in self._spent_names:
+                    continue
+                made = valid_receipt(self.lake, Unit(stage=f"shards/{config.dataset}", name=shard))
+                if made is not None and made.detail.get("options") == asdict(config.shards):
+                    found[shard] = made
+        self.shard_receipts.update(found)
+        return self.catalog.adopt(self._indexes(found, "adopted"))
+
+    def _indexes(self, shards: Iterable[str], folder: str) -> list[Path]:
+        """Copy the indexes of finished shards into a folder of the night, named `<shard>.parquet`."""
+        (self.folder / folder).mkdir()
+        paths = []
+        for shard in sorted(shards):
+            paths.append(self.folder / folder / f"{shard}.parquet")
+            with self.lake.checked(self.shard_receipts[shard].files[1]) as path:
+                shutil.copyfile(path, paths[-1])
+        return paths
+
     def _run(
-        self, name: str, total: int, units: Iterable[Unit], workers: Workers | None
-    ) -> Iterable[tuple[Unit, Receipt]]:
+        self, name: str, total: int, units: Iterable[Unit], workers: Workers | None, reused: int = 0
+    ) -> Iterator[tuple[Unit, Receipt]]:
         with self.run.stage(name, total) as stage:
-            if workers is None:
-                return []
-            return [self._note(stage, *finished) for finished in run_units(self.lake, units, workers)]
+            if reused:
+                stage.advance(reused, reused=True)
+            if workers is not None:
+                for finished in run_units(self.lake, self._in_time(units), workers):
+                    yield self._note(stage, *finished)
+        if self._is_late:
+            raise OutOfTime(
+                f"stopped after {self.run.seconds() / 60:.1f} minutes, as --max-minutes "
+                f"{self.config.max_minutes:g} says: {stage.times.line()}; what is finished stays, nothing "
+                "was published; start the same command again to go on"
+            )
+
+    def _in_time(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """Give units while there is time; those that were started are finished."""
+        for unit in units:
+            if self.config.max_minutes and self.run.seconds() > 60 * self.config.max_minutes:
+                self._is_late = True
+                return
+            yield unit
 
     @staticmethod
     def _note(stage: Stage, unit: Unit, made: Receipt, reused: bool) -> tuple[Unit, Receipt]:
@@ -222,10 +306,6 @@ class Night:
         """Tell whether an unpublished attempt at this shard met trouble that may have passed since."""
         found = valid_receipt(self.lake, unit)
         return found is not None and found.counts.get("passing", 0) > 0
-
-    def _is_whole(self, shard: str, digests: Sequence[str]) -> bool:
-        """Tell whether these are all pictures of a shard; its receipt knows how many it has."""
-        return self.shard_files(shard)[0].num_rows == len(digests)
 
     def _check_taxonomy(self) -> tuple[tuple[str, ...], str]:
         with fetch_model(self.lake, self.model) as folder:

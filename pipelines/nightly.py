@@ -3,19 +3,23 @@
 Every job of the line is this function stopped at its stage.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 from pipelines.cluster import connected
 from pipelines.dataset import Dataset, ListedTriplets
-from pipelines.lake import shard_tar, working_folder
+from pipelines.errors import CorruptShard
+from pipelines.lake import Lake, shard_tar, working_folder
 from pipelines.night import Night, NightConfig
 from pipelines.publishing import publish_night
+from pipelines.repair import damage_behind, published_damage
 from pipelines.sources import Benchmark
 from pipelines.storage.objects import store_file
 from pipelines.storage.snapshots import Manifest
 from pipelines.telemetry import Run
 
 LEFT_OUT = "left_out.parquet"
+DAMAGED_SHOWN = 5
 
 Until = Literal["embeddings", "indexes", "publish"]
 
@@ -30,13 +34,43 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
         InvalidInput: a mistake in the config.
         GateFailed: the new snapshot is not good enough; the old one goes on serving.
         StaleSnapshot: somebody else published meanwhile.
+        OutOfTime: `max_minutes` are over; the next run goes on.
+        CorruptShard: something damaged that a night cannot make again.
     """
-    with working_folder() as folder:
-        night = Night(config, run, folder)
-        night.choose_model()
-        night.plan()
-        with connected():
-            return _work(night, until)
+    damaged = _damage_at_start(config, run)
+    while True:
+        try:
+            with working_folder() as folder:
+                night = Night(config, run, folder, damaged)
+                night.choose_model()
+                night.plan()
+                with connected():
+                    return _work(night, until)
+        except CorruptShard as error:
+            found = damage_behind(Lake(config.lake), error, damaged)
+            if not found:
+                raise
+            run.say(f"  {error}")
+            _say_damaged(run, found)
+            damaged |= found
+
+
+def _damage_at_start(config: NightConfig, run: Run) -> frozenset[str]:
+    if not config.verify_lake:
+        return frozenset()
+    with run.stage("verify", 1, "snapshots") as stage:
+        found = published_damage(Lake(config.lake))
+        stage.advance(1)
+    if found:
+        _say_damaged(run, found)
+    return found
+
+
+def _say_damaged(run: Run, found: Collection[str]) -> None:
+    shown = ", ".join(sorted(found)[:DAMAGED_SHOWN])
+    more = f" and {len(found) - DAMAGED_SHOWN} more" if len(found) > DAMAGED_SHOWN else ""
+    run.say(f"  {len(found)} damaged files are left aside and made again: {shown}{more}")
+    run.results["damaged"] = sorted({*run.results.get("damaged", []), *found})
 
 
 def build_shards(config: NightConfig, run: Run) -> Dataset:

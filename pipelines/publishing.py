@@ -1,6 +1,8 @@
 """From a finished night to a published snapshot: files, gates, report, manifest, one swap."""
 
+import getpass
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,7 +13,9 @@ from uuid import uuid4
 import ray
 
 from pipelines import quality
-from pipelines.lake import digest_of, snapshot_file, to_json
+from pipelines.code import code_version
+from pipelines.errors import CorruptShard
+from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json
 from pipelines.models import read_metrics
 from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
@@ -21,6 +25,7 @@ from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
+CHECK_THREADS = 16
 CATALOG, QUARANTINE = "catalog.parquet", "quarantine.parquet"
 # What changes from night to night although nothing happened to the record.
 SEEN_COLUMNS = ("first_seen", "last_seen", "attempts")
@@ -35,6 +40,7 @@ def publish_night(night: Night) -> Manifest | None:
     Raises:
         GateFailed: the new snapshot is not good enough; the old one goes on serving.
         StaleSnapshot: somebody else published meanwhile.
+        CorruptShard: a file that tonight needs is gone.
     """
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     catalog, quarantine = night.folder / CATALOG, night.folder / QUARANTINE
@@ -50,13 +56,22 @@ def publish_night(night: Night) -> Manifest | None:
     night.run.results.update(counts=counts, snapshot=manifest.id, model=night.model)
     # A refused snapshot stays readable for who must find out why.
     night.lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), to_json(manifest.to_json()))
-    quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
+    if manifest.forced:
+        night.run.say(
+            f"  published against failed gates by {manifest.forced['who']}: {manifest.forced['why']}"
+        )
+    else:
+        quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
+    _check_stored(night, manifest)
     publish(night.lake, manifest, night.pointer)
     return manifest
 
 
 def _is_unchanged(night: Night) -> bool:
-    if night.parent is None or night.parent.model != night.model:
+    if night.parent is None or night.parent.model != night.model or night.damaged:
+        return False
+    # Published although nothing changed: the next look at the bytes is then another night's, with a new name.
+    if night.is_fetched_on_trust:
         return False
     parents = night.folder / f"parent-{CATALOG}", night.folder / f"parent-{QUARANTINE}"
     return night.catalog.same_rows(night.folder / CATALOG, parents[0]) and night.catalog.same_rows(
@@ -66,13 +81,12 @@ def _is_unchanged(night: Night) -> bool:
 
 def _count(night: Night, catalog: Path, quarantine: Path) -> dict[str, int]:
     found = night.catalog.count_published(catalog)
-    changes = asdict(night.changes)
     return {
-        "input": changes["input"],
+        "input": night.difference.input,
         "embedded": found["rows"] - found["reused"],
         "reused": found["reused"],
         "quarantined": night.catalog.count(f"read_parquet('{quarantine}')"),
-        **{name: changes[name] for name in ("added", "edited", "moved", "unchanged", "deleted")},
+        **asdict(night.catalog.changes()),
         "duplicate": found["duplicate"],
         "pictures": found["pictures"],
         "images_embedded": night.images_embedded,
@@ -81,6 +95,7 @@ def _count(night: Night, catalog: Path, quarantine: Path) -> dict[str, int]:
 
 def _judge(night: Night, counts: dict[str, int]) -> list[Gate]:
     gates = quality.count_gates(counts, night.catalog.count_twice_embedded(), night.config.gates)
+    gates.append(quality.cover_gate(night.catalog.live_parts(), night.groups))
     parts = night.parts()
     attributes = night.attributes if night.groups else ()
     with night.run.stage("gates", len(attributes), "attributes") as stage:
@@ -105,6 +120,7 @@ def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Ga
         id=snapshot,
         commit_uuid=commit_uuid,
         parent=parent.id if parent else None,
+        parent_sha256=_parent_sha256(night),
         night=parent.night + 1 if parent else 1,
         created=now,
         dataset=night.config.dataset,
@@ -115,13 +131,49 @@ def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Ga
         config=config,
         config_digest=digest_of(config),
         versions={name: version(name) for name in PACKAGES},
+        code=code_version(),
         counts=counts,
         gates=[asdict(gate) for gate in gates],
+        forced=_forced(night, gates),
         files={name: _store(night, snapshot, name, count) for name, count in rows.items()},
         shards={shard: night.shard_files(shard) for shard in night.catalog.live_shards()},
         parts=night.parts(),
         groups=tuple(night.groups),
     )
+
+
+def _forced(night: Night, gates: Sequence[Gate]) -> dict[str, str] | None:
+    """Return who publishes against a failed gate and why; None where no gate failed or nobody does."""
+    if not night.config.force or all(gate.passed for gate in gates):
+        return None
+    return {"who": getpass.getuser(), "why": night.config.force}
+
+
+def _parent_sha256(night: Night) -> str:
+    if night.parent is None:
+        return ""
+    if night.pointer and night.pointer.snapshot == night.parent.id and night.pointer.manifest_sha256:
+        return night.pointer.manifest_sha256
+    return bytes_sha256(night.lake.store.read(snapshot_file(night.parent.id, "manifest.json")).body)
+
+
+def _check_stored(night: Night, manifest: Manifest) -> None:
+    """Look a last time whether everything that tonight adds is there: retention runs beside us.
+
+    Raises:
+        CorruptShard: naming the first file that is not.
+    """
+    known = {entry.name for entry in night.parent.entries()} if night.parent else set()
+    new = [entry for entry in manifest.entries() if entry.name not in known]
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        sizes = pool.map(night.lake.store.size, [entry.name for entry in new])
+        for entry, size in zip(new, sizes, strict=True):
+            if size != entry.num_bytes:
+                raise CorruptShard(
+                    f"{night.lake.url}/{entry.name}: expected {entry.num_bytes} bytes, found "
+                    f"{'none' if size is None else size}; run the night again",
+                    entry.name,
+                )
 
 
 def _add_report(night: Night, manifest: Manifest) -> Manifest:

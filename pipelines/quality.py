@@ -1,6 +1,6 @@
 """Gates between a finished night and its publication: each has a figure, a bound and a verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import faiss
@@ -66,6 +66,13 @@ def count_gates(counts: Mapping[str, int], duplicates: int, options: GateOptions
         ),
         Gate("no picture embedded twice", duplicates == 0, duplicates, "== 0"),
     ]
+
+
+def cover_gate(live_parts: Set[str], groups: Sequence[Group]) -> Gate:
+    """Judge whether every part that holds a live picture is in exactly one group."""
+    covered = [name for group in groups for name in group.parts]
+    missing, twice = live_parts - set(covered), len(covered) - len(set(covered))
+    return Gate("every live part in one index", not missing and not twice, len(missing) + twice, "== 0")
 
 
 def reconciliation(counts: Mapping[str, int]) -> str:

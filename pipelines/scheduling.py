@@ -8,8 +8,8 @@ restarts and places; this module bounds how much is in flight and takes results 
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count, islice
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import ray
@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 
 from agman.errors import AgmanError
 from pipelines.errors import CorruptShard, StorageUnavailable
-from pipelines.lake import Lake, receipt, to_json
+from pipelines.lake import Lake, receipt, short_digest, to_json
 from pipelines.storage.objects import FileEntry
 
 Ref: TypeAlias = "ray.ObjectRef[Any]"
@@ -34,9 +34,9 @@ class Unit:
     """Folder of its receipt, such as shards/<dataset>."""
     name: str
     """Digest of everything the result depends on."""
-    payload: Any
+    payload: Any = None
     """What the worker function is given; travels to the worker."""
-    num_images: int
+    num_images: int = 0
     """For progress."""
 
 
@@ -179,6 +179,12 @@ def run_tasks(
             ray.cancel(ref)
 
 
+def fresh_unit(unit: Unit, is_spent: Callable[[Unit], bool]) -> Unit:
+    """Return the unit under the first of its names that is not spent: its own, then one for each attempt."""
+    names = (short_digest([unit.name, attempt]) if attempt else unit.name for attempt in count())
+    return next(named for named in (replace(unit, name=name) for name in names) if not is_spent(named))
+
+
 def valid_receipt(lake: Lake, unit: Unit) -> Receipt | None:
     """Return the unit's receipt if every file that it lists is in the lake with its size.
 
@@ -214,8 +220,10 @@ def _take_finished(
         workers.finished(ref)
         try:
             result: Receipt = result_of(ref)
-        except (CorruptShard, StorageUnavailable) as error:
-            raise type(error)(f"{unit.stage}/{unit.name}: {error}") from error
+        except CorruptShard as error:
+            raise CorruptShard(f"{unit.stage}/{unit.name}: {error}", error.name) from error
+        except StorageUnavailable as error:
+            raise StorageUnavailable(f"{unit.stage}/{unit.name}: {error}") from error
         name = receipt(unit.stage, unit.name)
         if not lake.store.put_if_absent(name, to_json(result.to_json())):
             result = Receipt.from_json(json.loads(lake.store.read(name).body))

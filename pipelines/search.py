@@ -216,7 +216,7 @@ class Searcher:
 
     def picture_of(self, row: Mapping[str, Any]) -> bytes:
         """Return the picture of a catalog row, from its tar."""
-        return read_picture(self.lake, self.manifest.dataset, row["shard"], row["sha256"])
+        return read_picture(self.lake, self.manifest.shards[row["shard"]], row["sha256"])
 
     def search(
         self,

@@ -33,6 +33,7 @@ from rich.progress import (
 from rich.table import Table
 
 from agman.errors import AgmanError, InvalidInput
+from pipelines.errors import OutOfTime
 from pipelines.lake import Lake, digest_of, to_json
 
 LINE_EVERY_S = 30.0
@@ -211,6 +212,10 @@ def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
     except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
         fail(job, InvalidInput(f"{error.filename or error}: {error.strerror}; is the path right?"))
         raise SystemExit(EXIT_INVALID_INPUT) from None
+    except OutOfTime as error:
+        current.say(f"{job}: {error}")
+        current.leave_report("unfinished")
+        return
     except AgmanError as error:
         current.results["error"] = f"{type(error).__name__}: {error}"
         current.leave_report("failed")

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count, islice
+from itertools import islice
 from typing import Literal
 
 from pipelines.lake import short_digest
-from pipelines.scheduling import Unit
+from pipelines.scheduling import Unit, fresh_unit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,10 @@ class SourceRecord:
     labels: dict[str, list[str]]
     attempt: int = 0
     """How often this version was quarantined before: a retry is new work, so it has a new name."""
+    known: str = ""
+    """Digest of the picture that the lake has for this record: where it is still that, it is not packed."""
+    damaged: str = ""
+    """Shard whose tar or index is damaged: `known` is packed anew, from there where it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,9 @@ def plan_shards(
     records: Iterable[SourceRecord],
     options: ShardOptions,
     salt: str = "",
-    is_passing: Callable[[Unit], bool] = lambda unit: False,
+    is_spent: Callable[[Unit], bool] = lambda unit: False,
+    *,
+    anew: bool = False,
 ) -> Iterator[Unit]:
     """Cut records, in their order, into units of `images_per_shard`.
 
@@ -66,28 +72,23 @@ def plan_shards(
         options: see `ShardOptions`.
         salt: enters the names where the records alone do not tell what will be fetched: the parent snapshot,
             if a source has no version tokens.
-        is_passing: tells whether a unit was made while the source was in trouble that may have passed; it is
-            then made again under another name, since what was written stays.
+        is_spent: tells whether a unit's name is of no more use: it was made while the source was in trouble
+            that may have passed, or its files are damaged. It is then made again under another name, since
+            what was written stays.
+        anew: the salt counts for records with tokens too, because their bytes are to be looked at again.
     """
     remaining = iter(records)
     while batch := tuple(islice(remaining, options.images_per_shard)):
-        attempts = (_unit(dataset, batch, options, salt, attempt) for attempt in count())
-        yield next(unit for unit in attempts if not is_passing(unit))
-
-
-def _unit(
-    dataset: str, records: tuple[SourceRecord, ...], options: ShardOptions, salt: str, attempt: int
-) -> Unit:
-    name = shard_name(dataset, records, options, salt)
-    return Unit(
-        stage=f"shards/{dataset}",
-        name=short_digest([name, attempt]) if attempt else name,
-        payload=ShardPlan(dataset, records, options),
-        num_images=len(records),
-    )
+        salted = anew or any(not record.token for record in batch)
+        unit = Unit(
+            stage=f"shards/{dataset}",
+            name=shard_name(dataset, batch, options, salt if salted else ""),
+            payload=ShardPlan(dataset, batch, options),
+            num_images=len(batch),
+        )
+        yield fresh_unit(unit, is_spent)
 
 
 def shard_name(dataset: str, records: Sequence[SourceRecord], options: ShardOptions, salt: str = "") -> str:
     """Return the digest of everything a shard's bytes depend on."""
-    unknown = salt if any(not record.token for record in records) else ""
-    return short_digest([dataset, asdict(options), [asdict(record) for record in records], unknown])
+    return short_digest([dataset, asdict(options), [asdict(record) for record in records], salt])

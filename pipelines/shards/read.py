@@ -14,6 +14,7 @@ import webdataset as wds
 
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, shard_index, shard_tar
+from pipelines.storage.objects import FileEntry
 
 _NOT_PICTURES = frozenset({"json"})
 
@@ -30,42 +31,62 @@ class Sample:
     """The tar that it was read from."""
 
 
-def read_index(lake: Lake, dataset: str, shard: str) -> Any:
-    """Return a shard's index as an Arrow table of `INDEX_SCHEMA`."""
-    with lake.store.local_copy(shard_index(dataset, shard)) as path:
-        return pq.read_table(path)
-
-
 def read_pictures(
-    lake: Lake, dataset: str, shard: str, digests: Sequence[str]
+    lake: Lake, files: Sequence[FileEntry], digests: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (sha256, encoded picture) of the wanted pictures, in the order wanted, each checked.
 
+    Args:
+        lake: where.
+        files: the shard's tar and index, as a manifest or a receipt lists them.
+        digests: sha256 of the pictures.
+
     Raises:
-        CorruptShard: if a picture is not in the index or its bytes differ from their digest.
+        CorruptShard: if the index is not what its entry says, a picture is not in it, or a picture's bytes
+            differ from their digest.
     """
-    places = _places(read_index(lake, dataset, shard), set(digests))
-    name = shard_tar(dataset, shard)
-    with lake.store.local_copy(name) as path, path.open("rb") as tar:
+    tar, index = files
+    places = _checked_places(lake, index, digests)
+    with lake.store.local_copy(tar.name) as path, path.open("rb") as stream:
         for digest in digests:
-            offset, num_bytes = places[digest] if digest in places else (-1, 0)
-            if offset < 0:
-                raise CorruptShard(f"{lake.url}/{name}: its index has no picture {digest[:12]}…")
-            tar.seek(offset)
-            yield digest, checked_picture(tar.read(num_bytes), digest, f"{lake.url}/{name}")
+            offset, num_bytes = places[digest]
+            stream.seek(offset)
+            yield digest, checked_picture(lake, tar.name, stream.read(num_bytes), digest)
 
 
-def read_picture(lake: Lake, dataset: str, shard: str, digest: str) -> bytes:
-    """Return one picture by a ranged read of the tar."""
-    places = _places(read_index(lake, dataset, shard), {digest})
-    if digest not in places:
-        raise CorruptShard(f"{lake.url}/{shard_index(dataset, shard)}: no picture {digest[:12]}…")
+def read_picture(lake: Lake, files: Sequence[FileEntry], digest: str) -> bytes:
+    """Return one picture by a ranged read of the tar; `files` and errors as in `read_pictures`."""
+    tar, index = files
+    offset, num_bytes = _checked_places(lake, index, [digest])[digest]
+    return checked_picture(lake, tar.name, lake.store.read_range(tar.name, offset, num_bytes), digest)
+
+
+def rescue_picture(lake: Lake, dataset: str, shard: str, digest: str) -> bytes | None:
+    """Return a picture of a shard of which something is damaged; None where it is not whole.
+
+    Nothing is believed but the picture's digest.
+    """
     name = shard_tar(dataset, shard)
-    return checked_picture(lake.store.read_range(name, *places[digest]), digest, f"{lake.url}/{name}")
+    try:
+        with lake.store.local_copy(shard_index(dataset, shard)) as path:
+            places = _places(pq.read_table(path), {digest})
+        encoded = lake.store.read_range(name, *places[digest])
+        return checked_picture(lake, name, encoded, digest)
+    except (CorruptShard, OSError, ValueError, KeyError, TypeError, OverflowError):  # Arrow's are among these
+        return None
 
 
-def checked_picture(encoded: bytes, digest: str, where: str) -> bytes:
-    """Return `encoded` if it has the digest it should have.
+def _checked_places(lake: Lake, index: FileEntry, digests: Sequence[str]) -> dict[str, tuple[int, int]]:
+    with lake.checked(index) as path:
+        places = _places(pq.read_table(path), set(digests))
+    for digest in digests:
+        if digest not in places:
+            raise CorruptShard(f"{lake.url}/{index.name}: has no picture {digest[:12]}…", index.name)
+    return places
+
+
+def checked_picture(lake: Lake, name: str, encoded: bytes, digest: str) -> bytes:
+    """Return `encoded`, read from the tar `name`, if it has the digest it should have.
 
     Raises:
         CorruptShard: otherwise.
@@ -73,8 +94,9 @@ def checked_picture(encoded: bytes, digest: str, where: str) -> bytes:
     found = hashlib.sha256(encoded).hexdigest()
     if found != digest:
         raise CorruptShard(
-            f"{where}: picture {digest[:12]}… has digest {found[:12]}…: the tar was changed after it was "
-            "written; restore it from a copy, or publish the catalog into a new lake"
+            f"{lake.url}/{name}: picture {digest[:12]}… has digest {found[:12]}…: the tar was changed after "
+            "it was written; the next night makes it again",
+            name,
         )
     return encoded
 
@@ -130,6 +152,7 @@ def open_tar(url: str) -> Iterator[Any]:
 
 
 def _places(index: Any, wanted: Collection[str]) -> dict[str, tuple[int, int]]:
-    good = index.filter(pc.equal(index["status"], "ok"))
+    packed = pc.and_(pc.equal(index["status"], "ok"), pc.is_valid(index["member"]))
+    good = index.filter(packed)
     rows = zip(*(good[name].to_pylist() for name in ("sha256", "offset", "num_bytes")), strict=True)
     return {digest: (offset, num_bytes) for digest, offset, num_bytes in rows if digest in wanted}

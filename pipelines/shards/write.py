@@ -23,6 +23,7 @@ from pipelines.errors import StorageUnavailable
 from pipelines.lake import Lake, shard_index, shard_tar, working_folder
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, ShardPlan, SourceRecord
+from pipelines.shards.read import rescue_picture
 from pipelines.sources import ABSENT, fetch
 from pipelines.storage.objects import store_file
 
@@ -36,6 +37,7 @@ INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("uri", pa.string()),
+        ("token", pa.string()),
         ("member", pa.string()),
         ("offset", pa.int64()),
         ("num_bytes", pa.int64()),
@@ -54,10 +56,14 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(slots=True)
 class IndexRow:
-    """One row of a shard's index; `status` is `ok` or `quarantined`."""
+    """One row of a shard's index; `status` is `ok` or `quarantined`.
+
+    A good row without a member is of a picture that the lake had already: it lies in an earlier shard.
+    """
 
     key: str
     uri: str
+    token: str
     role: str
     labels: dict[str, list[str]]
     member: str | None = None
@@ -80,13 +86,16 @@ def write_shard(lake: Lake, unit: Unit) -> Receipt:
     with working_folder() as folder:
         tar_path, index_path = folder / "shard.tar", folder / "index.parquet"
         with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            rows = list(_pack(tar, plan, seconds))
+            rows = list(_pack(lake, tar, plan, seconds))
         started = time.perf_counter()
         pq.write_table(index_table(rows), index_path, compression="zstd")
         good = [row for row in rows if row.status == "ok"]
         files = (
             store_file(
-                lake.store, tar_path, shard_tar(plan.dataset, unit.name), len({r.sha256 for r in good})
+                lake.store,
+                tar_path,
+                shard_tar(plan.dataset, unit.name),
+                len({r.member for r in good} - {None}),
             ),
             store_file(lake.store, index_path, shard_index(plan.dataset, unit.name), len(rows)),
         )
@@ -96,7 +105,8 @@ def write_shard(lake: Lake, unit: Unit) -> Receipt:
         for row, record in zip(rows, plan.records, strict=True)
     )
     counts = {"input": len(rows), "ok": len(good), "quarantined": len(rows) - len(good), "passing": passing}
-    return Receipt(unit=unit.name, files=files, counts=counts, seconds=seconds)
+    detail = {"options": asdict(plan.options)}
+    return Receipt(unit=unit.name, files=files, counts=counts, seconds=seconds, detail=detail)
 
 
 def index_table(rows: list[IndexRow]) -> pa.Table:
@@ -106,18 +116,24 @@ def index_table(rows: list[IndexRow]) -> pa.Table:
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def _pack(tar: tarfile.TarFile, plan: ShardPlan, seconds: dict[str, float]) -> Iterator[IndexRow]:
+def _pack(lake: Lake, tar: tarfile.TarFile, plan: ShardPlan, seconds: dict[str, float]) -> Iterator[IndexRow]:
     packed: dict[str, IndexRow] = {}
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         started = time.perf_counter()
         for record, fetched in zip(
-            plan.records, pool.map(lambda r: _fetch(r, plan.options), plan.records), strict=True
+            plan.records, pool.map(lambda r: _bytes_of(lake, plan, r), plan.records), strict=True
         ):
             seconds["read"] += time.perf_counter() - started
             started = time.perf_counter()
             yield _pack_one(tar, record, fetched, plan.options, packed)
             seconds["write"] += time.perf_counter() - started
             started = time.perf_counter()
+
+
+def _bytes_of(lake: Lake, plan: ShardPlan, record: SourceRecord) -> bytes | BadSample:
+    """Return a picture from the damaged shard that had it, where it is whole there, else from the source."""
+    whole = rescue_picture(lake, plan.dataset, record.damaged, record.known) if record.damaged else None
+    return _fetch(record, plan.options) if whole is None else whole
 
 
 def _fetch(record: SourceRecord, options: ShardOptions) -> bytes | BadSample:
@@ -140,10 +156,12 @@ def _pack_one(
     options: ShardOptions,
     packed: dict[str, IndexRow],
 ) -> IndexRow:
-    row = IndexRow(record.key, record.uri, record.role, record.labels)
+    row = IndexRow(record.key, record.uri, record.token, record.role, record.labels)
     if isinstance(fetched, BadSample):
         return _quarantine(row, fetched)
     row.sha256, row.num_bytes = hashlib.sha256(fetched).hexdigest(), len(fetched)
+    if row.sha256 == record.known and not record.damaged:
+        return row  # the lake has this picture
     try:
         header = _check(fetched, options)
     except BadSample as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from agman.errors import InvalidInput
 from pipelines.errors import CommitUnknown, CorruptShard, StaleSnapshot, StorageUnavailable
-from pipelines.lake import CURRENT, Lake, snapshot_file, to_json
+from pipelines.lake import CURRENT, Lake, bytes_sha256, snapshot_file, to_json
 from pipelines.storage.objects import FileEntry
 
 FORMAT = 1
@@ -69,7 +69,24 @@ class Manifest:
     parts: tuple[Part, ...]
     groups: tuple[Group, ...]
     commit_uuid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    parent_sha256: str = ""
+    """Digest of the parent's manifest: a chain from the pointer to the first snapshot."""
+    code: str = ""
+    """Version of this package: its number and the digest of its sources."""
+    forced: dict[str, str] | None = None
+    """Who published against a failed gate, and why."""
     format: int = FORMAT
+
+    def entries(self) -> Iterator[FileEntry]:
+        """Yield every file that the snapshot is made of, but for the manifest and the model."""
+        yield from self.files.values()
+        for files in self.shards.values():
+            yield from files
+        for part in self.parts:
+            yield from part.files.values()
+        for group in self.groups:
+            yield group.ids
+            yield from group.files.values()
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that `from_json` reads back."""
@@ -115,7 +132,12 @@ class Pointer:
     commit_uuid: str
     previous: str | None
     published: str
+    manifest_sha256: str = ""
+    """Digest of the manifest's bytes; empty in a pointer of before it was kept."""
+    next_model: str = ""
+    """Model that was promoted for the next night; empty: the snapshot's own."""
     version: str = ""
+    """Of the object, for `compare_and_swap`; not stored."""
 
 
 def new_snapshot_id(commit_uuid: str) -> str:
@@ -136,15 +158,24 @@ def read_pointer(lake: Lake) -> Pointer | None:
     try:
         return Pointer(**json.loads(current.body), version=current.version)
     except (ValueError, TypeError) as error:
-        raise CorruptShard(f"{lake.url}/{CURRENT}: not a pointer to a snapshot ({error})") from error
+        raise CorruptShard(
+            f"{lake.url}/{CURRENT}: not a pointer to a snapshot ({error}); jobs/rollback.py SNAPSHOT puts "
+            "one in its place",
+            CURRENT,
+        ) from error
 
 
-def read_manifest(lake: Lake, snapshot: str) -> Manifest:
+def read_manifest(lake: Lake, snapshot: str, sha256: str = "") -> Manifest:
     """Return a snapshot's manifest.
+
+    Args:
+        lake: where.
+        snapshot: its id.
+        sha256: digest that its bytes must have, as a pointer or a child's manifest names it; empty: any.
 
     Raises:
         InvalidInput: if there is no such snapshot, or another version of this code wrote it.
-        CorruptShard: if the manifest cannot be read.
+        CorruptShard: if the manifest cannot be read, or has another digest.
     """
     name = snapshot_file(snapshot, "manifest.json")
     try:
@@ -153,13 +184,19 @@ def read_manifest(lake: Lake, snapshot: str) -> Manifest:
         raise InvalidInput(
             f"{lake.url}: no snapshot {snapshot}; the lake has {', '.join(list_snapshots(lake))}"
         ) from None
+    if sha256 and bytes_sha256(body) != sha256:
+        raise CorruptShard(
+            f"{lake.url}/{name}: expected sha256 {sha256[:12]}…, found {bytes_sha256(body)[:12]}…: it was "
+            "changed after it was published; run the night again, or jobs/rollback.py",
+            name,
+        )
     try:
         return Manifest.from_json(json.loads(body))
     except InvalidInput:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptShard(
-            f"{lake.url}/{name}: not a manifest ({error}); publish again or roll back"
+            f"{lake.url}/{name}: not a manifest ({error}); run the night again, or jobs/rollback.py", name
         ) from error
 
 
@@ -175,7 +212,7 @@ def current_manifest(lake: Lake) -> Manifest:
             f"lake {lake.url}: nothing is published here (no CURRENT.json); is the path right? "
             "`python jobs/nightly.py --help` tells how to publish, `make demo` makes a lake to try"
         )
-    return read_manifest(lake, pointer.snapshot)
+    return read_manifest(lake, pointer.snapshot, pointer.manifest_sha256)
 
 
 def list_snapshots(lake: Lake) -> Iterator[str]:
@@ -197,36 +234,55 @@ def publish(lake: Lake, manifest: Manifest, expected: Pointer | None) -> Pointer
         StaleSnapshot: if somebody else published meanwhile; nothing changed.
         CommitUnknown: if the reply was lost and reading back failed as well.
     """
-    lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), to_json(manifest.to_json()))
+    body = to_json(manifest.to_json())
+    lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), body)
     pointer = Pointer(
         snapshot=manifest.id,
         commit_uuid=manifest.commit_uuid,
         previous=expected.snapshot if expected else None,
         published=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        manifest_sha256=bytes_sha256(body),
+        # A promotion waits until a night publishes with its model.
+        next_model=expected.next_model if expected and expected.next_model != manifest.model else "",
     )
-    body = to_json({name: value for name, value in asdict(pointer).items() if name != "version"})
-    try:
-        won = lake.store.compare_and_swap(CURRENT, body, expected.version if expected else None)
-    except StorageUnavailable as error:
-        won = _was_committed(lake, manifest, error)
-    if not won:
-        raise StaleSnapshot(
-            f"lake {lake.url}: another run published while this one worked; snapshot {manifest.id} was not "
-            "published; run again to work from the new state"
-        )
+    swap_pointer(lake, pointer, expected.version if expected else None)
     return pointer
 
 
-def _was_committed(lake: Lake, manifest: Manifest, error: StorageUnavailable) -> bool:
+def swap_pointer(lake: Lake, pointer: Pointer, version: str | None) -> None:
+    """Put a pointer in the place of the one that has `version` (None: of none). Every change goes this way.
+
+    Args:
+        lake: where.
+        pointer: its `commit_uuid` is this change's own, by which a lost reply is settled.
+        version: what `read_pointer` told.
+
+    Raises:
+        StaleSnapshot: if somebody else changed the pointer meanwhile; nothing changed.
+        CommitUnknown: if the reply was lost and reading back failed as well.
+    """
+    body = to_json({name: value for name, value in asdict(pointer).items() if name != "version"})
+    try:
+        won = lake.store.compare_and_swap(CURRENT, body, version)
+    except StorageUnavailable as error:
+        won = _was_committed(lake, pointer, error)
+    if not won:
+        raise StaleSnapshot(
+            f"lake {lake.url}: another run published while this one worked; snapshot {pointer.snapshot} was "
+            "not published; run again to work from the new state"
+        )
+
+
+def _was_committed(lake: Lake, wanted: Pointer, error: StorageUnavailable) -> bool:
     """Decide by reading back: the swap may have happened although its reply was lost."""
     try:
         pointer = read_pointer(lake)
     except StorageUnavailable as second:
         raise CommitUnknown(
-            f"lake {lake.url}: publishing {manifest.id} got no reply ({error}) and CURRENT.json could not be "
-            f"read back ({second}); look at CURRENT.json before running again"
+            f"lake {lake.url}: publishing {wanted.snapshot} got no reply ({error}) and CURRENT.json could "
+            f"not be read back ({second}); look at CURRENT.json before running again"
         ) from second
-    return pointer is not None and pointer.commit_uuid == manifest.commit_uuid
+    return pointer is not None and pointer.commit_uuid == wanted.commit_uuid
 
 
 def _entries(value: dict[str, Any]) -> dict[str, FileEntry]:

@@ -1,6 +1,6 @@
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from agman.errors import InvalidInput
-from pipelines.catalog import Catalog, Changes
+from pipelines.catalog import Catalog, Changes, Difference
 from pipelines.shards.write import IndexRow, index_table
 from pipelines.sources import ABSENT
 from pipelines.sources.records import record_batch
@@ -52,9 +52,22 @@ class Shop:
     night: int = 0
     fetched: list[str] = field(default_factory=list)
     embedded: list[str] = field(default_factory=list)
+    unpublished: list[Path] = field(default_factory=list)
+    """Indexes of shards that a stopped run left."""
+    num_adopted: int = 0
+    """How many records they must settle."""
+    packed: list[str] = field(default_factory=list)
+    ignore_token: bool = False
+    """Whether the bytes are the same under every token."""
 
     def run(
-        self, rows: list[Row], *, same_model: bool = True, price: float = 9.5, **options: bool
+        self,
+        rows: list[Row],
+        *,
+        same_model: bool = True,
+        price: float = 9.5,
+        damaged_parts: Sequence[str] = (),
+        **options: Any,
     ) -> Changes:
         """Run one night over the previous one; keeps `catalog.parquet` and `quarantine.parquet`."""
         self.night += 1
@@ -65,12 +78,14 @@ class Shop:
         last = self.folder / f"night-{self.night - 1}"
         known = (last / "catalog.parquet", last / "quarantine.parquet") if self.night > 1 else (None, None)
         catalog.read_previous(*known)
-        changes = catalog.diff(**options)
+        self.difference = catalog.diff(**options)
+        assert catalog.adopt(self.unpublished) == self.num_adopted
         wanted = list(catalog.records_to_fetch())
         self.fetched = [record.key for record in wanted]
         self.attempts = {record.key: record.attempt for record in wanted}
         catalog.add_shards(self._shards(work, wanted))
-        catalog.match_embeddings(same_model=same_model)
+        changes = catalog.changes()
+        catalog.match_embeddings(same_model=same_model, damaged_parts=damaged_parts)
         self._embed(catalog)
         catalog.write(work / "catalog.parquet", work / "quarantine.parquet", f"2024-01-{self.night:02d}")
         self.twice = catalog.count_twice_embedded()
@@ -88,7 +103,7 @@ class Shop:
         return pq.read_table(self.folder / f"night-{self.night}" / "quarantine.parquet").to_pylist()
 
     def _shards(self, work: Path, wanted: list[Any]) -> list[Path]:
-        paths = []
+        paths, self.packed = [], []
         for number in range(0, len(wanted), 3):
             rows = [self._fetch(record) for record in wanted[number : number + 3]]
             paths.append(work / f"shard-{self.night}-{number}.parquet")
@@ -96,11 +111,15 @@ class Shop:
         return paths
 
     def _fetch(self, record: Any) -> IndexRow:
-        row = IndexRow(record.key, record.uri, record.role, record.labels)
+        row = IndexRow(record.key, record.uri, record.token, record.role, record.labels)
         if record.uri in self.bad:
             row.status, row.kind, row.error = "quarantined", self.bad[record.uri], "made up"
         else:
-            row.sha256 = digest(f"{self.content.get(record.uri, record.uri)}@{record.token}")
+            content = self.content.get(record.uri, record.uri)
+            row.sha256 = digest(content if self.ignore_token else f"{content}@{record.token}")
+            if row.sha256 != record.known or record.damaged:
+                row.member = f"{row.sha256}.jpg"
+                self.packed.append(row.sha256)
         return row
 
     def _embed(self, catalog: Catalog) -> None:
@@ -125,7 +144,8 @@ FIRST = [("a", "u/a", "1"), ("b", "u/b", "1"), ("c", "u/c", "1"), ("d", "u/d", "
 
 def test_the_first_night_adds_everything(shop: Shop) -> None:
     changes = shop.run(FIRST)
-    assert changes == Changes(input=4, added=4, edited=0, moved=0, unchanged=0, deleted=0, refused=0)
+    assert changes == Changes(added=4, edited=0, moved=0, unchanged=0, deleted=0)
+    assert shop.difference == Difference(input=4, unchanged=0, wanted=4, gone=0, refused=0)
     assert shop.fetched == ["a", "b", "c", "d"]
     assert {key: row["sha256"] for key, row in shop.catalog().items()} == {
         key: digest(f"{uri}@{token}") for key, uri, token in FIRST
@@ -136,8 +156,10 @@ def test_the_first_night_adds_everything(shop: Shop) -> None:
 def test_the_second_night_fetches_only_what_changed(shop: Shop) -> None:
     shop.run(FIRST)
     before = shop.catalog()
+    shop.content = {"v/c": "u/c"}
     changes = shop.run([("a", "u/a", "1"), ("b", "u/b", "2"), ("c", "v/c", "1"), ("e", "u/e", "1")])
-    assert changes == Changes(input=4, added=1, edited=1, moved=1, unchanged=1, deleted=1, refused=0)
+    assert changes == Changes(added=1, edited=1, moved=1, unchanged=1, deleted=1)
+    assert shop.difference == Difference(input=4, unchanged=1, wanted=3, gone=1, refused=0)
     assert shop.fetched == ["b", "c", "e"]
     assert set(shop.catalog()) == {"a", "b", "c", "e"}
     assert shop.catalog()["a"] == before["a"]
@@ -182,8 +204,102 @@ def test_a_source_without_tokens_is_fetched_every_night_and_embedded_once(shop: 
     rows = [(key, uri, "") for key, uri, _ in FIRST]
     shop.run(rows)
     changes = shop.run(rows)
-    assert (changes.unchanged, shop.fetched, shop.embedded) == (0, ["a", "b", "c", "d"], [])
+    assert (changes.unchanged, shop.fetched, shop.embedded) == (4, ["a", "b", "c", "d"], [])
     assert shop.same
+
+
+def test_a_new_name_for_a_file_embeds_and_packs_nothing(shop: Shop) -> None:
+    shop.run([("a.jpg", "u/a", "9-1"), ("b.jpg", "u/b", "9-2")])
+    before = shop.catalog()["a.jpg"]
+    shop.content = {"u/renamed": "u/a"}
+    changes = shop.run([("renamed.jpg", "u/renamed", "9-1"), ("b.jpg", "u/b", "9-2")])
+    assert changes == Changes(added=0, edited=0, moved=1, unchanged=1, deleted=0)
+    assert (shop.fetched, shop.embedded, shop.packed) == (["renamed.jpg"], [], [])
+    assert all(shop.catalog()["renamed.jpg"][n] == before[n] for n in ("sha256", "shard", "part", "row"))
+
+
+def test_a_copy_beside_the_old_file_is_added(shop: Shop) -> None:
+    shop.run([("a", "u/a", "1")])
+    shop.content = {"u/copy": "u/a"}
+    changes = shop.run([("a", "u/a", "1"), ("copy", "u/copy", "1")])
+    assert changes == Changes(added=1, edited=0, moved=0, unchanged=1, deleted=0)
+    assert (shop.embedded, shop.packed, shop.published["duplicate"]) == ([], [], 1)
+
+
+def test_a_touched_file_is_unchanged(shop: Shop) -> None:
+    shop.content = {"u/a": "same"}
+    shop.ignore_token = True
+    shop.run([("a", "u/a", "1")])
+    changes = shop.run([("a", "u/a", "2")])
+    assert changes == Changes(added=0, edited=0, moved=0, unchanged=1, deleted=0)
+    assert (shop.fetched, shop.embedded, shop.packed) == (["a"], [], [])
+    assert shop.catalog()["a"]["token"] == "2"
+
+
+def test_verifying_content_finds_other_bytes_under_the_same_token(shop: Shop) -> None:
+    shop.run(FIRST)
+    shop.content = {"u/b": "swapped in secret"}
+    assert shop.run(FIRST).unchanged == 4
+    changes = shop.run(FIRST, verify_content=True)
+    assert changes == Changes(added=0, edited=1, moved=0, unchanged=3, deleted=0)
+    assert shop.fetched == ["a", "b", "c", "d"]
+    assert shop.embedded == shop.packed == [digest("swapped in secret@1")]
+    assert shop.catalog()["b"]["sha256"] == digest("swapped in secret@1")
+
+
+def test_a_damaged_shard_is_packed_anew_and_not_embedded(shop: Shop) -> None:
+    shop.run(FIRST)
+    before = shop.catalog()
+    lost = before["a"]["shard"]
+    damaged = sorted(key for key, row in before.items() if row["shard"] == lost)
+    changes = shop.run(FIRST, damaged_shards=[lost])
+    assert changes.unchanged == 4
+    assert (shop.fetched, shop.embedded, len(shop.packed)) == (damaged, [], len(damaged))
+    assert lost not in {row["shard"] for row in shop.catalog().values()}
+    assert {key: row["part"] for key, row in shop.catalog().items()} == {
+        key: row["part"] for key, row in before.items()
+    }
+
+
+def test_a_damaged_part_is_embedded_anew_and_not_fetched(shop: Shop) -> None:
+    shop.run(FIRST)
+    before = shop.catalog()
+    lost = before["a"]["part"]
+    shop.run(FIRST, damaged_parts=[lost])
+    assert shop.fetched == []
+    assert sorted(shop.embedded) == sorted(row["sha256"] for row in before.values() if row["part"] == lost)
+    assert lost not in {row["part"] for row in shop.catalog().values()}
+
+
+def test_what_a_stopped_run_packed_is_not_fetched_again(shop: Shop) -> None:
+    shop.run([("z", "u/z", "1")])
+    stopped = Shop(shop.folder / "stopped")
+    stopped.folder.mkdir()
+    stopped.bad = {"u/c": "unavailable"}
+    stopped.run(FIRST)
+    shop.unpublished = sorted((stopped.folder / "night-1").glob("shard-*.parquet"))
+    shop.num_adopted = 2
+    # The catalog went on: a is the same, b was edited, c was unavailable, d is the same, e is new.
+    shop.run([FIRST[0], ("b", "u/b", "2"), FIRST[2], FIRST[3], ("e", "u/e", "1"), ("z", "u/z", "1")])
+    assert shop.fetched == ["b", "c", "e"]
+    assert {key: row["sha256"] for key, row in shop.catalog().items()} == {
+        "a": digest("u/a@1"), "b": digest("u/b@2"), "c": digest("u/c@1"), "d": digest("u/d@1"),
+        "e": digest("u/e@1"), "z": digest("u/z@1"),
+    }  # fmt: skip
+    assert len(shop.embedded) == 5
+
+
+def test_a_row_whose_picture_lies_in_a_shard_that_is_not_known_is_not_adopted(shop: Shop) -> None:
+    first, second = Shop(shop.folder / "first"), shop
+    first.folder.mkdir()
+    first.run([("a", "u/a", "1")])
+    first.content = {"u/copy": "u/a"}
+    first.run([("a", "u/a", "1"), ("copy", "u/copy", "1")])
+    assert first.packed == []
+    second.unpublished = list((first.folder / "night-2").glob("shard-*.parquet"))
+    second.content = {"u/copy": "u/a"}
+    second.run([("copy", "u/copy", "1")])
+    assert (second.fetched, len(second.packed)) == (["copy"], 1)
 
 
 def test_equal_pictures_under_two_keys_are_embedded_once(shop: Shop) -> None:
@@ -207,8 +323,8 @@ def test_an_added_twin_of_an_old_picture_is_read_from_where_that_is(shop: Shop) 
 
 def test_what_cannot_be_told_apart_is_refused_and_counted(shop: Shop) -> None:
     rows = [*FIRST, ("", "u/x", "1"), ("n", "", "1"), ("a", "u/z", "1"), ("a", "u/a", "1")]
-    changes = shop.run(rows)
-    assert (changes.input, changes.refused) == (8, 4)
+    shop.run(rows)
+    assert (shop.difference.input, shop.difference.refused) == (8, 4)
     assert set(shop.catalog()) == {"a", "b", "c", "d"}
     assert shop.catalog()["a"]["uri"] == "u/a"
     assert sorted((row["key"], row["kind"], row["stage"]) for row in shop.quarantine()) == [
@@ -217,7 +333,7 @@ def test_what_cannot_be_told_apart_is_refused_and_counted(shop: Shop) -> None:
         ("n", "no_uri", "source"),
         ("row 4", "no_key", "source"),
     ]
-    assert changes.input == len(shop.catalog()) + len(shop.quarantine())
+    assert shop.difference.input == len(shop.catalog()) + len(shop.quarantine())
 
 
 def test_a_key_repeated_in_full_is_counted_alike_every_night(shop: Shop) -> None:
@@ -254,11 +370,11 @@ def test_quarantine_stays_until_the_token_changes(shop: Shop) -> None:
     (row,) = shop.quarantine()
     assert (row["key"], row["kind"], row["stage"], row["attempts"]) == ("b", "truncated", "shards", 1)
     shop.bad = {}
-    changes = shop.run([("b", "u/b", "2") if row[0] == "b" else row for row in FIRST])
+    shop.run([("b", "u/b", "2") if row[0] == "b" else row for row in FIRST])
     assert shop.fetched == ["b"]
     assert set(shop.catalog()) == {"a", "b", "c", "d"}
     assert shop.quarantine() == []
-    assert changes.input == 4
+    assert shop.difference.input == 4
 
 
 def test_quarantine_is_tried_again_on_demand(shop: Shop) -> None:
@@ -423,7 +539,7 @@ def test_random_nights_equal_plain_dictionaries(
     shop, plain = Shop(tmp_path_factory.mktemp("nights")), Plain()
     for rows, bad in nights:
         shop.bad = bad
-        changes = shop.run(rows)
+        shop.run(rows)
         plain.run(rows, bad)
         assert {
             key: (r["uri"], r["token"], r["sha256"]) for key, r in shop.catalog().items()
@@ -433,8 +549,9 @@ def test_random_nights_equal_plain_dictionaries(
         }
         assert found == plain.quarantine
         assert shop.fetched == sorted(plain.fetched)
-        assert (changes.input, changes.refused, changes.unchanged, changes.deleted) == (
+        found = shop.difference
+        assert (found.input, found.refused, found.unchanged, found.gone) == (
             len(rows), plain.refused, plain.unchanged, plain.deleted,
         )  # fmt: skip
-        assert changes.input == len(shop.catalog()) + len(shop.quarantine())
+        assert found.input == len(shop.catalog()) + len(shop.quarantine())
         assert shop.twice == 0

@@ -188,10 +188,10 @@ def test_pictures_are_read_in_the_order_wanted(lake: Lake, records: list[SourceR
     made = write(lake, records)
     digests = [row["sha256"] for row in index_of(lake, made.unit)]
     random.Random(0).shuffle(digests)
-    read = list(read_pictures(lake, "shop", made.unit, digests[:3]))
+    read = list(read_pictures(lake, made.files, digests[:3]))
     assert [digest for digest, _ in read] == digests[:3]
     assert [hashlib.sha256(body).hexdigest() for _, body in read] == digests[:3]
-    assert read_picture(lake, "shop", made.unit, digests[0]) == read[0][1]
+    assert read_picture(lake, made.files, digests[0]) == read[0][1]
 
 
 def test_a_flipped_bit_is_told_with_the_tars_name(lake: Lake, records: list[SourceRecord]) -> None:
@@ -204,19 +204,83 @@ def test_a_flipped_bit_is_told_with_the_tars_name(lake: Lake, records: list[Sour
     path.chmod(0o644)
     path.write_bytes(body)
     good, bad = rows[0]["sha256"], rows[2]["sha256"]
-    assert [digest for digest, _ in read_pictures(lake, "shop", made.unit, [good])] == [good]
+    assert [digest for digest, _ in read_pictures(lake, made.files, [good])] == [good]
     with pytest.raises(CorruptShard, match=name):
-        list(read_pictures(lake, "shop", made.unit, [good, bad]))
+        list(read_pictures(lake, made.files, [good, bad]))
     with pytest.raises(CorruptShard, match=name):
-        read_picture(lake, "shop", made.unit, bad)
+        read_picture(lake, made.files, bad)
+
+
+def flip(lake: Lake, name: str, place: int) -> None:
+    path = Path(lake.url) / name
+    body = bytearray(path.read_bytes())
+    body[place] ^= 1
+    path.write_bytes(body)
+
+
+def test_a_flipped_bit_of_an_index_is_told_before_a_row_is_believed(
+    lake: Lake, records: list[SourceRecord]
+) -> None:
+    made = write(lake, records)
+    digest = index_of(lake, made.unit)[0]["sha256"]
+    flip(lake, shard_index("shop", made.unit), 40)
+    with pytest.raises(CorruptShard, match="expected") as caught:
+        read_picture(lake, made.files, digest)
+    assert caught.value.name == shard_index("shop", made.unit)
+
+
+def test_a_picture_that_the_lake_has_is_not_packed_again(lake: Lake, records: list[SourceRecord]) -> None:
+    first = index_of(lake, write(lake, records).unit)
+    known = [
+        replace(each, token="touched", known=row["sha256"]) for each, row in zip(records, first, strict=True)
+    ]
+    Path(records[1].uri).write_bytes(Path(records[0].uri).read_bytes() + b"edited")
+    made = write(lake, known)
+    rows = index_of(lake, made.unit)
+    assert [row["member"] is None for row in rows] == [True, False, True, True, True]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert rows[0]["sha256"] == first[0]["sha256"]
+    assert made.files[0].num_rows == 1
+    with pytest.raises(CorruptShard):
+        read_picture(lake, made.files, rows[0]["sha256"])
+
+
+def test_a_damaged_shard_is_packed_anew_from_itself_and_else_from_the_source(
+    lake: Lake, records: list[SourceRecord]
+) -> None:
+    old = write(lake, records)
+    rows = index_of(lake, old.unit)
+    flip(lake, old.files[0].name, rows[2]["offset"] + 50)
+    flip(lake, old.files[0].name, rows[3]["offset"] + 50)
+    for number in (0, 1, 3):  # these are gone from the source
+        Path(records[number].uri).unlink()
+    again = [
+        replace(each, known=row["sha256"], damaged=old.unit) for each, row in zip(records, rows, strict=True)
+    ]
+    made = write(lake, again)
+    found = index_of(lake, made.unit)
+    assert [row["kind"] for row in found] == [None, None, None, "missing", None]
+    whole = [row["sha256"] for number, row in enumerate(rows) if number != 3]
+    assert [digest for digest, _ in read_pictures(lake, made.files, whole)] == whole
+
+
+@pytest.mark.parametrize("place", [0, 40, 200, -20, -1])
+def test_a_damaged_index_costs_no_picture(lake: Lake, records: list[SourceRecord], place: int) -> None:
+    old = write(lake, records)
+    rows = index_of(lake, old.unit)
+    flip(lake, old.files[1].name, place)
+    made = write(
+        lake, [replace(e, known=r["sha256"], damaged=old.unit) for e, r in zip(records, rows, strict=True)]
+    )
+    assert made.counts["ok"] == len(records)
 
 
 def test_a_picture_of_another_shard_is_not_found(lake: Lake, records: list[SourceRecord]) -> None:
     made = write(lake, records)
     with pytest.raises(CorruptShard, match=made.unit):
-        list(read_pictures(lake, "shop", made.unit, ["0" * 64]))
+        list(read_pictures(lake, made.files, ["0" * 64]))
     with pytest.raises(CorruptShard, match=made.unit):
-        read_picture(lake, "shop", made.unit, "0" * 64)
+        read_picture(lake, made.files, "0" * 64)
 
 
 def test_a_quarantined_picture_cannot_be_read(lake: Lake, tmp_path: Path) -> None:
@@ -224,7 +288,7 @@ def test_a_quarantined_picture_cannot_be_read(lake: Lake, tmp_path: Path) -> Non
     made = write(lake, [record(tmp_path / "text.jpg", "text")])
     (row,) = index_of(lake, made.unit)
     with pytest.raises(CorruptShard):
-        read_picture(lake, "shop", made.unit, row["sha256"])
+        read_picture(lake, made.files, row["sha256"])
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=5)
@@ -290,12 +354,15 @@ def test_any_change_of_an_option_renames_a_shard(change: dict) -> None:
     assert shard_name("shop", one, OPTIONS) != shard_name("shoes", one, OPTIONS)
 
 
-def test_the_parent_snapshot_names_a_shard_only_where_a_token_is_unknown() -> None:
+def test_the_parent_snapshot_names_a_shard_only_where_a_token_is_unknown_or_not_believed() -> None:
     known, unknown = SourceRecord("k", "u", "v0", "train", {}), SourceRecord("k", "u", "", "train", {})
-    assert shard_name("shop", [known], OPTIONS, "one") == shard_name("shop", [known], OPTIONS, "two")
-    assert shard_name("shop", [known, unknown], OPTIONS, "one") != shard_name(
-        "shop", [known, unknown], OPTIONS, "two"
-    )
+
+    def name(record: SourceRecord, salt: str, **how: bool) -> str:
+        return next(plan_shards("shop", [record], OPTIONS, salt, **how)).name
+
+    assert name(known, "one") == name(known, "two")
+    assert name(unknown, "one") != name(unknown, "two")
+    assert name(known, "one", anew=True) != name(known, "two", anew=True)
 
 
 def test_an_edit_renames_its_own_shard_alone() -> None:
@@ -330,12 +397,10 @@ def test_a_unit_survives_the_way_to_a_worker(records: list[SourceRecord]) -> Non
 
 def test_a_shard_made_in_an_outage_is_planned_under_another_name(records: list[SourceRecord]) -> None:
     first = next(plan_shards("shop", records, OPTIONS))
-    again = next(plan_shards("shop", records, OPTIONS, is_passing=lambda unit: unit.name == first.name))
+    again = next(plan_shards("shop", records, OPTIONS, is_spent=lambda unit: unit.name == first.name))
     assert again.name != first.name
     assert again.payload == first.payload
-    assert again == next(
-        plan_shards("shop", records, OPTIONS, is_passing=lambda unit: unit.name == first.name)
-    )
+    assert again == next(plan_shards("shop", records, OPTIONS, is_spent=lambda unit: unit.name == first.name))
 
 
 def test_a_dataset_gives_the_labels_of_now(lake: Lake, records: list[SourceRecord]) -> None:
