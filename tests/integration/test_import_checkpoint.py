@@ -1,13 +1,11 @@
 """The authors' checkpoint from its file to embeddings in Parquet, by the jobs a person runs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from called_jobs import call
 from golden_values import GOLDEN_ATTRIBUTES, golden_arrays, golden_input, golden_model
 from PIL import Image
 
@@ -17,20 +15,7 @@ from pipelines.lake import Lake
 from pipelines.models import list_models
 from pipelines.parts import read_embeddings
 
-pytestmark = pytest.mark.integration
-
-ROOT = Path(__file__).parents[2]
-
-
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
 
 def publish(model: AGMAN, path: Path) -> None:
@@ -55,16 +40,16 @@ def test_an_imported_checkpoint_gives_the_golden_embeddings(tmp_path: Path) -> N
     mean, deviation = as_pictures(golden_input(), tmp_path / "pictures")
     numbers = [f"--preprocess.{name}={value!r}" for name, value in (("mean", mean), ("std", deviation))]
     levels = [word for number in numbers for word in (number.split("=")[0], *[number.split("=")[1]] * 3)]
-    imported = start("jobs/import_checkpoint.py", str(checkpoint), f"--lake={lake}", *levels)
+    imported = call("import_checkpoint.py", str(checkpoint), f"--lake={lake}", *levels)
     assert imported.returncode == 0, imported.stdout + imported.stderr
     (model,) = list_models(Lake(str(lake)))
     assert model in imported.stdout
     assert "its rows will name no values" in imported.stdout
-    for name, tensor in golden_model().state_dict().items():
-        assert torch.equal(load_model(lake / "models" / model).model.state_dict()[name], tensor)
+    stored = load_model(lake / "models" / model).model.state_dict()
+    assert all(torch.equal(stored[name], tensor) for name, tensor in golden_model().state_dict().items())
 
-    embedded = start(
-        "jobs/embed_catalog.py", f"--lake={lake}", f"--source={tmp_path / 'pictures'}", f"--model={model}",
+    embedded = call(
+        "embed_catalog.py", f"--lake={lake}", f"--source={tmp_path / 'pictures'}", f"--model={model}",
         "--embed.precision=float32", "--embed.threads=2",
     )  # fmt: skip
     assert embedded.returncode == 0, embedded.stdout + embedded.stderr
@@ -95,7 +80,7 @@ def test_wrong_checkpoints_are_one_line(tmp_path: Path) -> None:
     state = {f"embeddingnet.{name}": tensor for name, tensor in model.state_dict().items()}
     state["embeddingnet.fc1.weight"] = torch.zeros(512, 1000)
     torch.save({"epoch": 1, "state_dict": state, "prec": 1.0}, path)
-    refused = start("jobs/import_checkpoint.py", str(path), f"--lake={tmp_path / 'lake'}")
+    refused = call("import_checkpoint.py", str(path), f"--lake={tmp_path / 'lake'}")
     assert refused.returncode == 1
     assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
     assert "fc1.weight expected (512, 1024)" in refused.stderr

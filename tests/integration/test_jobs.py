@@ -1,4 +1,8 @@
-"""Every job as a person starts it: from a shell, with their mistakes, and through `ray job submit`."""
+"""Every job as a person starts it: with their mistakes, from a shell, and through `ray job submit`.
+
+Most are called in this process: a shell of its own costs each 8 s of imports. One help, one mistake and the
+training go the whole way.
+"""
 
 import json
 import os
@@ -12,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import ray
+from called_jobs import Ended, call
 
 from agman.checkpoint import load_model
 from pipelines.embedding import EmbedOptions
@@ -28,13 +32,10 @@ JOBS = sorted(
     for path in (ROOT / "jobs").glob("*.py")
     if path.name not in ("__init__.py", "command_line.py", "recipes.py")
 )
-AT_ONCE = 3
 LIMIT_S = 200
 SMALL = "generated:num_images=12,seed=1,size=48"
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
-
-Ended = subprocess.CompletedProcess[str]
 
 
 def start(job: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> Ended:
@@ -48,18 +49,27 @@ def start(job: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> En
     )
 
 
-@pytest.fixture(scope="module")
-def helps() -> dict[str, Ended]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(JOBS, pool.map(lambda job: start(job, "--help"), JOBS), strict=True))
-
-
 @pytest.mark.parametrize("job", JOBS)
-def test_help_says_what_a_job_does(helps: dict[str, Ended], job: str) -> None:
-    assert helps[job].returncode == 0, helps[job].stderr
-    assert "--lake" in helps[job].stdout
-    assert f"jobs/{job}" in helps[job].stdout
-    assert helps[job].stderr == ""
+def test_help_says_what_a_job_does(job: str) -> None:
+    found = call(job, "--help")
+    assert found.returncode == 0, found.stderr
+    assert "--lake" in found.stdout
+    assert f"jobs/{job}" in found.stdout
+    assert found.stderr == ""
+
+
+def test_a_shell_sees_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        helped = pool.submit(start, "nightly.py", "--help")
+        refused = pool.submit(
+            start, "search.py", "--lake", "new", "--key", "a", "--attribute", "b", cwd=tmp_path
+        )
+    assert (helped.result().returncode, helped.result().stderr) == (0, "")
+    assert "--source" in helped.result().stdout
+    assert refused.result().returncode == 2
+    assert len(refused.result().stderr.strip().splitlines()) == 1, refused.result().stderr
+    assert refused.result().stderr.startswith("search: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -121,23 +131,10 @@ MISTAKES = {
 }
 
 
-@pytest.fixture(scope="module")
-def ended(shop: dict[str, str]) -> dict[str, Ended]:
-    address = ray.get_runtime_context().gcs_address
-
-    def make(mistake: str) -> Ended:
-        job, *arguments = (word.format(**shop) for word in MISTAKES[mistake][0].split())
-        # The Ray of this session stands in for a cluster: a Ray of its own costs each job 5 s.
-        return start(job, *arguments, cwd=Path(shop["folder"]), RAY_ADDRESS=address)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(MISTAKES, pool.map(make, MISTAKES), strict=True))
-
-
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(ended: dict[str, Ended], mistake: str) -> None:
-    found = ended[mistake]
-    assert "Traceback" not in found.stderr + found.stdout
+def test_a_mistake_is_one_line_and_exit_code_2(shop: dict[str, str], mistake: str) -> None:
+    job, *arguments = (word.format(**shop) for word in MISTAKES[mistake][0].split())
+    found = call(job, *arguments, cwd=Path(shop["folder"]))
     assert found.returncode == 2, found.stderr
     assert len(found.stderr.strip().splitlines()) == 1, found.stderr
     assert MISTAKES[mistake][1] in found.stderr
@@ -145,7 +142,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(ended: dict[str, Ended], mistake:
 
 
 def test_a_search_answers_with_a_table_and_pictures(shop: dict[str, str], tmp_path: Path) -> None:
-    found = start(
+    found = call(
         "search.py", "--lake", shop["lake"], "--key", "style-000003", "--attribute", "skirt_length=2",
         "neck_design=1", "-k", "4", "--grid", str(tmp_path / "grid.png"),
     )  # fmt: skip
