@@ -51,13 +51,11 @@ def find_absent(lake: Lake, entries: Iterable[FileEntry]) -> Iterator[Damage]:
 def absent_model_files(lake: Lake, model: str) -> list[Damage]:
     """Return the files that a model cannot do without and that are gone."""
     names = [f"{model_folder(model)}/{file}" for file in NEEDED_MODEL_FILES]
-    return [
-        Damage(name, "a file of the model", "nothing") for name in names if lake.store.size(name) is None
-    ]
+    return [Damage(name, "a file of the model", "nothing") for name in names if lake.store.size(name) is None]
 
 
 def find_model_damage(lake: Lake, model: str) -> list[Damage]:
-    """Load a model and compare it with its id, which is the digest of its tensors, taxonomy and preprocessing."""
+    """Load a model and compare it with its id: the digest of its tensors, taxonomy and preprocessing."""
     if absent := absent_model_files(lake, model):
         return absent
     # torch takes seconds to import: only who looks into a model waits.
