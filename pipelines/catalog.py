@@ -356,9 +356,9 @@ class Catalog:
             self._value("select count(*) - count(distinct sha256) from pictures where part is not null")
         )
 
-    def live_parts(self) -> set[str]:
-        """Return the parts that hold a live picture."""
-        return self._names("select distinct part from pictures where part is not null")
+    def live_rows(self) -> dict[str, int]:
+        """Return part -> how many live pictures it holds, of every part that holds one."""
+        return dict(self._all("select part, count(*) from pictures where part is not null group by part"))
 
     def homes(self) -> dict[str, str]:
         """Return sha256 -> the one shard that tonight's picture is read from, embedded or not."""

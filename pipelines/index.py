@@ -19,15 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptShard
+from pipelines.inverted_lists import imbalance_of
 from pipelines.lake import Lake, index_file, index_ids, short_digest, working_folder
 from pipelines.parts import read_embeddings, read_values
 from pipelines.scheduling import Receipt, Unit
 from pipelines.storage.objects import FileEntry, store_file
-from pipelines.storage.snapshots import Group, Part
+from pipelines.storage.snapshots import Group, Part, Template
 
 LISTS_PER_ROOT_ROW = 4  # lists = 4 sqrt(rows), FAISS' own advice for up to a million rows
 IDS_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int32()), ("sha256", pa.string())])
-ROWS_PER_LIST = 64  # training needs some 40 vectors per list; more changes nothing
+MIN_ROWS_PER_LIST = 4  # of a catalog so small that only a test or a small bound gives it lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +36,17 @@ class IndexOptions:
     """Which index is built."""
 
     exact_rows: int = 200_000
-    """A group of at most this many rows is searched exactly (`flat`); a larger one by inverted lists."""
+    """A catalog of at most so many pictures is searched exactly (`flat`), a larger one by inverted lists."""
     parts_per_group: int = 64
     """Parts of one group of FAISS files: the unit of work."""
+    min_live_share: float = 0.5
+    """A group of which less lives is built anew."""
+    max_small_groups: int = 8
+    """More groups than this of less than a quarter of `parts_per_group` are joined."""
+    retrain_growth: float = 4.0
+    """Inverted lists are trained anew once the catalog has grown so many times."""
+    retrain_imbalance: float = 2.0
+    """Inverted lists are trained anew once their imbalance is so many times that of the training."""
 
     def __post_init__(self) -> None:
         """Refuse an empty group."""
@@ -51,28 +60,30 @@ class GroupPlan:
 
     model: str
     parts: tuple[Part, ...]
-    kind: str
+    template: Template | None
 
 
-def plan_groups(model: str, parts: Iterable[Part], options: IndexOptions) -> Iterator[Unit]:
-    """Cut new parts, sorted by name, into groups named by their parts."""
+def plan_groups(
+    model: str, parts: Iterable[Part], options: IndexOptions, template: Template | None = None
+) -> Iterator[Unit]:
+    """Cut parts, sorted by name, into groups named by their parts and their template; None: exact search."""
     remaining = iter(sorted(parts, key=lambda part: part.name))
     while chunk := tuple(islice(remaining, options.parts_per_group)):
-        num_rows = sum(part.num_rows for part in chunk)
-        kind = choose_kind(num_rows, options)
+        made_of = [model, template.name if template else "flat", [part.name for part in chunk]]
         yield Unit(
             stage=f"indexes/{model}",
-            name=short_digest([model, kind, [part.name for part in chunk]]),
-            payload=GroupPlan(model, chunk, kind),
-            num_images=num_rows,
+            name=short_digest(made_of),
+            payload=GroupPlan(model, chunk, template),
+            num_images=sum(part.num_rows for part in chunk),
         )
 
 
 def choose_kind(num_rows: int, options: IndexOptions) -> str:
-    """Return `flat` for a small group, else FAISS' factory string of an inverted file over exact vectors."""
+    """Return `flat` for a small catalog, else FAISS' name of an inverted file over exact vectors."""
     if num_rows <= options.exact_rows:
         return "flat"
-    return f"IVF{int(LISTS_PER_ROOT_ROW * num_rows**0.5)},Flat"
+    lists = min(int(LISTS_PER_ROOT_ROW * num_rows**0.5), num_rows // MIN_ROWS_PER_LIST)
+    return f"IVF{max(1, lists)},Flat"
 
 
 def build_group(lake: Lake, unit: Unit) -> Receipt:
@@ -87,6 +98,7 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
     ids = _read_ids(lake, plan.parts, attributes[0])
     shows: list[pa.Array] = []
     files: list[FileEntry] = []
+    imbalances: list[float] = []
     with working_folder() as folder:
         for attribute in attributes:
             started = time.perf_counter()
@@ -94,7 +106,8 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
             shows.append(values)
             seconds["read"] += time.perf_counter() - started
             started = time.perf_counter()
-            index = build_index(vectors, plan.kind)
+            index = build_index(vectors, _empty_index(lake, plan.template, attribute))
+            imbalances.append(imbalance_of(index))
             seconds["index"] += time.perf_counter() - started
             started = time.perf_counter()
             path = folder / f"{attribute}.faiss"
@@ -106,7 +119,9 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
         ids = ids.append_column("shows", pa.StructArray.from_arrays(shows, names=attributes))
         files.insert(0, _store_ids(lake, plan.model, unit.name, ids, folder))
     detail = {
-        "kind": plan.kind,
+        "kind": plan.template.kind if plan.template else "flat",
+        "template": plan.template.name if plan.template else "",
+        "imbalance": float(np.mean(imbalances)),
         "parts": [part.name for part in plan.parts],
         "attributes": attributes,
     }
@@ -114,21 +129,23 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
     return Receipt(unit=unit.name, files=tuple(files), counts=counts, seconds=seconds, detail=detail)
 
 
-def build_index(vectors: np.ndarray, kind: str) -> faiss.Index:
-    """Return a FAISS index of inner products over unit vectors [N, D] float32."""
-    index: Any
-    if kind == "flat":
-        index = faiss.IndexFlatIP(vectors.shape[1])
-    else:
-        index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-        rng = np.random.default_rng(0)
-        sample = rng.permutation(len(vectors))[: index.nlist * ROWS_PER_LIST]
-        index.train(vectors[np.sort(sample)])
-        index.nprobe = max(1, index.nlist // 16)
+def build_index(vectors: np.ndarray, empty: faiss.Index | None = None) -> faiss.Index:
+    """Return an index of inner products over unit vectors [N, D] float32.
+
+    Args:
+        vectors: its rows.
+        empty: trained lists to add them to; None searches exactly.
+    """
+    index: Any = faiss.IndexFlatIP(vectors.shape[1]) if empty is None else empty
+    if empty is not None:
         index.make_direct_map()
     index.add(vectors)
     built: faiss.Index = index
     return built
+
+
+def _empty_index(lake: Lake, template: Template | None, attribute: str) -> faiss.Index | None:
+    return read_index(lake, template.files[attribute]) if template else None
 
 
 def group_of(receipt: Receipt) -> Group:
@@ -141,6 +158,8 @@ def group_of(receipt: Receipt) -> Group:
         num_rows=receipt.counts["rows"],
         ids=ids,
         files=dict(zip(receipt.detail["attributes"], files, strict=True)),
+        template=str(receipt.detail.get("template", "")),
+        imbalance=float(receipt.detail.get("imbalance", 0.0)),
     )
 
 

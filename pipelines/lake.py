@@ -6,7 +6,7 @@ shards/<dataset>/<shard>.parquet        the tar's index
 models/<model>/                         weights.safetensors, config.json, prototypes.safetensors
 models/<model>/metrics/                 <dataset>-<split>.json, the first evaluation on each
 embeddings/model=<model>/attribute=<attribute>/<part>.parquet
-indexes/<model>/<attribute>/<group>.faiss
+indexes/<model>/<attribute>/<group>.faiss      and <template>.faiss: trained lists that groups are added to
 indexes/<model>/ids/<group>.parquet     what each row of a group's FAISS files is
 snapshots/<id>/                         manifest.json, catalog.parquet, quarantine.parquet, report.json, .html
 receipts/<stage>/…/<unit>.json          proof that a unit of work is complete

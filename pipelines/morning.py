@@ -1,6 +1,6 @@
 """What a person finds in the morning: the report of a snapshot and a few searches on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,15 @@ QUARANTINE_EXAMPLES = 50
 
 
 def morning_report(
-    lake: Lake, manifest: Manifest, timings: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+    lake: Lake,
+    manifest: Manifest,
+    timings: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    damaged: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the report of a snapshot as JSON; the page is drawn from it alone, but for the pictures."""
     counts = dict(manifest.counts)
+    passed = all(gate["passed"] for gate in manifest.gates)
     holds = counts["input"] == counts["embedded"] + counts["reused"] + counts["quarantined"]
     return {
         "lake": lake.url,
@@ -39,7 +44,9 @@ def morning_report(
         "model": manifest.model,
         "dataset": manifest.dataset,
         "source": manifest.source,
-        "status": "published" if all(gate["passed"] for gate in manifest.gates) else "gate failed",
+        "status": "published" if passed or manifest.forced else "gate failed",
+        "forced": manifest.forced,
+        "code": manifest.code,
         "counts": counts,
         "reconciliation": {"line": reconciliation(counts), "holds": holds},
         "gates": manifest.gates,
@@ -47,6 +54,8 @@ def morning_report(
         "quarantine": _quarantine(lake, manifest),
         "timings": dict(timings),
         "files": _files(manifest),
+        "upkeep": list(manifest.upkeep),
+        "damaged": list(damaged),
     }
 
 

@@ -18,7 +18,8 @@ from pipelines.catalog import Catalog, Difference
 from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
 from pipelines.errors import OutOfTime
-from pipelines.index import IndexOptions, build_group, group_of, plan_groups
+from pipelines.index import IndexOptions
+from pipelines.indexing import Indexed, index_parts
 from pipelines.lake import Lake
 from pipelines.models import fetch_model, import_model, resolve_model
 from pipelines.quality import GateOptions
@@ -37,7 +38,7 @@ from pipelines.shards.plan import ShardOptions, plan_shards
 from pipelines.shards.write import write_shard
 from pipelines.sources import open_source
 from pipelines.storage.objects import FileEntry
-from pipelines.storage.snapshots import Group, Manifest, Part, Pointer, read_pointer
+from pipelines.storage.snapshots import Manifest, Part, Pointer, read_pointer
 from pipelines.telemetry import Run, Stage
 
 
@@ -104,7 +105,7 @@ class Night:
         self.catalog = Catalog(folder)
         self.shard_receipts: dict[str, Receipt] = {}
         self.new_parts: list[Part] = []
-        self.groups: list[Group] = []
+        self.indexed = Indexed()
         self.images_embedded = 0
         self._is_late = False
 
@@ -156,7 +157,7 @@ class Night:
             self.catalog.records_to_fetch(),
             config.shards,
             salt=self.parent.id if self.parent else "",
-            is_spent=lambda unit: unit.name in self._spent_names or self._is_passing(unit),
+            is_spent=lambda unit: self._is_damaged(unit) or self._is_passing(unit),
             anew=config.verify_content,
         )
         total = adopted + self.catalog.count("wanted")
@@ -179,10 +180,7 @@ class Night:
             damaged_parts=parts_of(self.damaged),
         )
         units = (
-            fresh_unit(
-                plan_part(shard, self.shard_files(shard), self.model, digests),
-                lambda unit: unit.name in self._spent_names,
-            )
+            fresh_unit(plan_part(shard, self.shard_files(shard), self.model, digests), self._is_damaged)
             for shard, digests in self.catalog.pictures_to_embed()
         )
         total = self.catalog.count("pictures where part is null")
@@ -204,30 +202,31 @@ class Night:
         self.catalog.add_parts(rows, refused)
 
     def index(self) -> None:
-        """Build FAISS files over the new parts; earlier groups stay while any of their rows lives."""
-        live = self.catalog.live_parts()
-        kept = [] if self.parent is None or self.parent.model != self.model else list(self.parent.groups)
-        self.groups = [group for group in kept if live & set(group.parts)]
-        lake = self.lake
-
-        def work(unit: Unit) -> Receipt:
-            return build_group(lake, unit)
-
-        covered = {name for group in self.groups for name in group.parts}
-        fresh = [part for part in self.new_parts if part.name not in covered]
-        units = list(plan_groups(self.model, fresh, self.config.index))
-        total = sum(unit.num_images for unit in units)
-        built = [
-            group_of(made)
-            for _, made in self._run("index", total, units, TaskWorkers(work, window=num_cpus()))
-        ]
-        self.groups += sorted(built, key=lambda group: group.name)
+        """Build FAISS files over the parts that have none; earlier groups stay while they are worth it."""
+        live = self.catalog.live_rows()
+        known = self._known_parts()
+        same = self.parent if self.parent is not None and self.parent.model == self.model else None
+        self.indexed = index_parts(
+            self.lake,
+            self.model,
+            [known[name] for name in sorted(live)],
+            same,
+            live,
+            self._spent_names,
+            self.config.index,
+            self._run,
+        )
+        for reason in self.indexed.reasons:
+            self.run.say(f"  {reason}")
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts that the groups are made of."""
-        needed = {name for group in self.groups for name in group.parts}
-        known = {part.name: part for part in (*(self.parent.parts if self.parent else ()), *self.new_parts)}
+        needed = {name for group in self.indexed.groups for name in group.parts}
+        known = self._known_parts()
         return tuple(known[name] for name in sorted(needed))
+
+    def _known_parts(self) -> dict[str, Part]:
+        return {part.name: part for part in (*(self.parent.parts if self.parent else ()), *self.new_parts)}
 
     def shard_files(self, shard: str) -> tuple[FileEntry, ...]:
         """Return a shard's tar and index as tonight's receipt or the parent's manifest lists them."""
@@ -263,9 +262,15 @@ class Night:
         return paths
 
     def _run(
-        self, name: str, total: int, units: Iterable[Unit], workers: Workers | None, reused: int = 0
+        self,
+        name: str,
+        total: int,
+        units: Iterable[Unit],
+        workers: Workers | None,
+        reused: int = 0,
+        unit: str = "images",
     ) -> Iterator[tuple[Unit, Receipt]]:
-        with self.run.stage(name, total) as stage:
+        with self.run.stage(name, total, unit) as stage:
             if reused:
                 stage.advance(reused, reused=True)
             if workers is not None:
@@ -277,6 +282,9 @@ class Night:
                 f"{self.config.max_minutes:g} says: {stage.times.line()}; what is finished stays, nothing "
                 "was published; start the same command again to go on"
             )
+
+    def _is_damaged(self, unit: Unit) -> bool:
+        return unit.name in self._spent_names
 
     def _in_time(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """Give units while there is time; those that were started are finished."""

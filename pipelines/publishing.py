@@ -22,7 +22,7 @@ from pipelines.night import Night
 from pipelines.quality import Gate
 from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
-from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish
+from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish, put_manifest
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
 CHECK_THREADS = 16
@@ -54,13 +54,13 @@ def publish_night(night: Night) -> Manifest | None:
         manifest = _add_report(night, manifest)
         stage.advance(1)
     night.run.results.update(counts=counts, snapshot=manifest.id, model=night.model)
-    # A refused snapshot stays readable for who must find out why.
-    night.lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), to_json(manifest.to_json()))
     if manifest.forced:
         night.run.say(
-            f"  published against failed gates by {manifest.forced['who']}: {manifest.forced['why']}"
+            f"  published against a failed gate by {manifest.forced['who']}, {manifest.forced['why']}"
         )
-    else:
+    elif not all(gate.passed for gate in gates):
+        # A refused snapshot stays readable for who must find out why.
+        put_manifest(night.lake, manifest)
         quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
     _check_stored(night, manifest)
     publish(night.lake, manifest, night.pointer)
@@ -95,13 +95,14 @@ def _count(night: Night, catalog: Path, quarantine: Path) -> dict[str, int]:
 
 def _judge(night: Night, counts: dict[str, int]) -> list[Gate]:
     gates = quality.count_gates(counts, night.catalog.count_twice_embedded(), night.config.gates)
-    gates.append(quality.cover_gate(night.catalog.live_parts(), night.groups))
+    gates.append(quality.cover_gate(night.catalog.live_rows().keys(), night.indexed.groups))
     parts = night.parts()
-    attributes = night.attributes if night.groups else ()
+    attributes = night.attributes if night.indexed.groups else ()
     with night.run.stage("gates", len(attributes), "attributes") as stage:
         task = ray.remote(quality.index_gates)
         refs: list[Any] = [
-            task.remote(night.lake, name, night.groups, parts, night.config.gates) for name in attributes
+            task.remote(night.lake, name, night.indexed.groups, parts, night.config.gates)
+            for name in attributes
         ]
         for ref in refs:
             judged: list[Gate] = result_of(ref)
@@ -138,7 +139,9 @@ def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Ga
         files={name: _store(night, snapshot, name, count) for name, count in rows.items()},
         shards={shard: night.shard_files(shard) for shard in night.catalog.live_shards()},
         parts=night.parts(),
-        groups=tuple(night.groups),
+        groups=night.indexed.groups,
+        template=night.indexed.template,
+        upkeep=night.indexed.reasons,
     )
 
 
@@ -178,7 +181,7 @@ def _check_stored(night: Night, manifest: Manifest) -> None:
 
 def _add_report(night: Night, manifest: Manifest) -> Manifest:
     scores = read_metrics(night.lake, night.model, night.config.dataset)
-    report = morning_report(night.lake, manifest, night.run.timings(), scores)
+    report = morning_report(night.lake, manifest, night.run.timings(), scores, sorted(night.damaged))
     page = render_morning(night.lake, manifest, report)
     files = dict(manifest.files)
     for name, body in (("report.json", to_json(report)), ("report.html", page.encode())):

@@ -70,7 +70,12 @@ def damage_behind(lake: Lake, error: CorruptShard, known: Set[str]) -> frozenset
 
 def published_damage(lake: Lake, known: Collection[str] = ()) -> frozenset[str]:
     """Return the names of the damaged files of the published snapshot, reading every one of them."""
-    manifest = newest_whole(lake, read_pointer(lake), known)
+    try:
+        manifest = newest_whole(lake, read_pointer(lake), known)
+    except CorruptShard as error:
+        if not error.name or error.name == CURRENT or error.name in known:
+            raise
+        return frozenset({error.name}) | published_damage(lake, {*known, error.name})
     return frozenset(damage.name for damage in find_damage(lake, manifest)) if manifest else frozenset()
 
 

@@ -42,6 +42,25 @@ class Group:
     ids: FileEntry
     files: dict[str, FileEntry]
     """By attribute."""
+    template: str = ""
+    """Name of the trained lists that it was built with; empty for `flat`."""
+    imbalance: float = 0.0
+    """FAISS' imbalance factor of its lists, mean over the attributes: 1 where all are as long."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """Trained and empty inverted lists, an index file an attribute, that every group is added to."""
+
+    name: str
+    kind: str
+    """FAISS' name of the index."""
+    num_rows: int
+    """Of the catalog when they were trained."""
+    imbalance: float
+    """Of the vectors that they were trained on, mean over the attributes."""
+    files: dict[str, FileEntry]
+    """By attribute."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +92,10 @@ class Manifest:
     """Digest of the parent's manifest: a chain from the pointer to the first snapshot."""
     code: str = ""
     """Version of this package: its number and the digest of its sources."""
+    template: Template | None = None
+    """What the groups were built with; None while every group is searched exactly."""
+    upkeep: tuple[str, ...] = ()
+    """What was built anew in the index, and why."""
     forced: dict[str, str] | None = None
     """Who published against a failed gate, and why."""
     format: int = FORMAT
@@ -87,6 +110,8 @@ class Manifest:
         for group in self.groups:
             yield group.ids
             yield from group.files.values()
+        if self.template:
+            yield from self.template.files.values()
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that `from_json` reads back."""
@@ -105,6 +130,9 @@ class Manifest:
             )
         read = dict(value)
         read["attributes"] = tuple(value["attributes"])
+        read["upkeep"] = tuple(value.get("upkeep", ()))
+        if trained := value.get("template"):
+            read["template"] = Template(**{**trained, "files": _entries(trained["files"])})
         read["files"] = _entries(value["files"])
         read["shards"] = {
             name: tuple(FileEntry(**e) for e in files) for name, files in value["shards"].items()
@@ -234,8 +262,7 @@ def publish(lake: Lake, manifest: Manifest, expected: Pointer | None) -> Pointer
         StaleSnapshot: if somebody else published meanwhile; nothing changed.
         CommitUnknown: if the reply was lost and reading back failed as well.
     """
-    body = to_json(manifest.to_json())
-    lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), body)
+    body = put_manifest(lake, manifest)
     pointer = Pointer(
         snapshot=manifest.id,
         commit_uuid=manifest.commit_uuid,
@@ -247,6 +274,13 @@ def publish(lake: Lake, manifest: Manifest, expected: Pointer | None) -> Pointer
     )
     swap_pointer(lake, pointer, expected.version if expected else None)
     return pointer
+
+
+def put_manifest(lake: Lake, manifest: Manifest) -> bytes:
+    """Put a manifest into the lake and return its bytes."""
+    body = to_json(manifest.to_json())
+    lake.store.put_if_absent(snapshot_file(manifest.id, "manifest.json"), body)
+    return body
 
 
 def swap_pointer(lake: Lake, pointer: Pointer, version: str | None) -> None:

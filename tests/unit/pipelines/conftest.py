@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.index import IndexOptions, build_group, group_of, plan_groups
+from pipelines.index import IndexOptions, build_group, choose_kind, group_of, plan_groups
+from pipelines.inverted_lists import plan_template, template_of, train_template
 from pipelines.lake import Lake, snapshot_file
 from pipelines.parts import round_to_half, write_part
 from pipelines.storage.objects import store_file
-from pipelines.storage.snapshots import Manifest, Part
+from pipelines.storage.snapshots import Manifest, Part, Template
 
 ATTRIBUTES = ("collar_design", "skirt_length", "sleeve_length")
 MODEL = "0123456789abcdef"
@@ -84,6 +85,14 @@ class SmallLake:
             for row, digest in enumerate(self.digests(part))
         ]
 
+    def train(self, kind: str) -> Template:
+        """Train inverted lists on all parts."""
+        made = {
+            name: train_template(self.lake, plan_template(MODEL, name, self.parts, kind))
+            for name in ATTRIBUTES
+        }
+        return template_of(kind, sum(part.num_rows for part in self.parts), made)
+
     @staticmethod
     def digests(part: Part) -> list[str]:
         """Return the made-up digests of a part's rows."""
@@ -94,7 +103,11 @@ class SmallLake:
     ) -> Manifest:
         """Index all parts and describe them with a catalog of these rows."""
         options = options or IndexOptions(parts_per_group=4)
-        receipts = [build_group(self.lake, unit) for unit in plan_groups(MODEL, self.parts, options)]
+        kind = choose_kind(sum(part.num_rows for part in self.parts), options)
+        template = self.train(kind) if kind != "flat" else None
+        receipts = [
+            build_group(self.lake, unit) for unit in plan_groups(MODEL, self.parts, options, template)
+        ]
         catalog = self.folder / f"{snapshot}.parquet"
         columns = ("key", "sha256", "shard", "part", "row")
         table = pa.table({name: [row[name] for row in rows] for name in columns})
@@ -107,7 +120,7 @@ class SmallLake:
             id=snapshot, parent=None, night=1, created="2024-01-01T00:00:00Z", dataset="catalog", source="",
             model=MODEL, attributes=ATTRIBUTES, taxonomy_digest="", config={}, config_digest="", versions={},
             counts={}, gates=[], files=files, shards={}, parts=tuple(self.parts),
-            groups=tuple(group_of(receipt) for receipt in receipts),
+            groups=tuple(group_of(receipt) for receipt in receipts), template=template,
         )  # fmt: skip
 
 

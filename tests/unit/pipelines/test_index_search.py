@@ -20,6 +20,7 @@ from pipelines.index import (
     read_ids,
     read_index,
 )
+from pipelines.inverted_lists import imbalance_of, trained_index
 from pipelines.parts import VALUE_SCHEMA, Shown
 from pipelines.search import Searcher, attributes_had
 from pipelines.storage.objects import store_file
@@ -229,8 +230,13 @@ def test_inverted_lists_find_what_exact_search_finds() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     kind = choose_kind(len(vectors), IndexOptions(exact_rows=1000))
     assert kind == "IVF252,Flat"
-    _, exact = build_index(vectors, "flat").search(vectors[:50], 10)
-    _, found = build_index(vectors, kind).search(vectors[:50], 10)
+    trained, imbalance = trained_index(vectors, kind)
+    assert trained.ntotal == 0
+    assert 1 < imbalance < 10
+    index = build_index(vectors, trained)
+    assert imbalance_of(index) == pytest.approx(imbalance, rel=0.2)
+    _, exact = build_index(vectors).search(vectors[:50], 10)
+    _, found = index.search(vectors[:50], 10)
     shares = [len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]
     assert np.mean(shares) > 0.9
     assert (found[:, 0] == np.arange(50)).all()
@@ -240,8 +246,8 @@ def test_deleted_products_stay_out_of_inverted_lists_too(small_lake: Any) -> Non
     for number in range(3):
         small_lake.add_part(f"shard{number}", 300, seed=number)
     rows = small_lake.places()
-    manifest = small_lake.manifest(rows[::2], options=IndexOptions(exact_rows=100, parts_per_group=4))
-    assert [group.kind for group in manifest.groups] == ["IVF120,Flat"]
+    manifest = small_lake.manifest(rows[::2], options=IndexOptions(exact_rows=100, parts_per_group=2))
+    assert [group.kind for group in manifest.groups] == ["IVF120,Flat"] * 2
     with Searcher(small_lake.lake, manifest) as searcher:
         hits = searcher.search(query_of(small_lake.vectors[rows[1]["sha256"]]), {"collar_design": 1.0}, 20)
         assert {hit.key for hit in hits} <= {row["key"] for row in rows[::2]}
@@ -250,7 +256,7 @@ def test_deleted_products_stay_out_of_inverted_lists_too(small_lake: Any) -> Non
 
 def test_a_small_group_is_exact() -> None:
     options = IndexOptions(exact_rows=10)
-    assert (choose_kind(10, options), choose_kind(11, options)) == ("flat", "IVF13,Flat")
+    assert (choose_kind(10, options), choose_kind(11, options)) == ("flat", "IVF2,Flat")
     with pytest.raises(ValueError, match="parts_per_group"):
         IndexOptions(parts_per_group=0)
 
