@@ -12,6 +12,7 @@ adopted   the rows of unpublished shards that are wanted: of a run that was stop
 fetched   the new shards' indexes and what was adopted
 live      key, sha256, shard          every picture that the source has tonight
 pictures  sha256, shard, part, row    each distinct picture once, with its embedding if it has one
+moved     sha256, part, row           where the embedding was before small parts were merged
 ```
 """
 
@@ -269,7 +270,8 @@ class Catalog:
             select h.sha256, h.shard, k.part, k.row from homes h
             left join (select distinct on (sha256) sha256, case when {lost} then null else part end as part,
                               case when {lost} then null else row end as row
-                       from previous order by sha256) k using (sha256)"""
+                       from previous order by sha256) k using (sha256);
+            create table moved as select sha256, part, row from pictures limit 0"""
         )
 
     def pictures_to_embed(self) -> Iterator[tuple[str, list[str]]]:
@@ -290,22 +292,39 @@ class Catalog:
             parts: (part, the pictures of its rows in order).
             refused: pictures that could not be embedded: sha256, kind, message.
         """
-        rows = pa.table(
-            {
-                "sha256": [digest for _, digests in parts for digest in digests],
-                "part": [part for part, digests in parts for _ in digests],
-                "row": pa.array([i for _, digests in parts for i in range(len(digests))], pa.int32()),
-            },
-            schema=pa.schema([("sha256", pa.string()), ("part", pa.string()), ("row", pa.int32())]),
-        )
         fields = [("sha256", pa.string()), ("kind", pa.string()), ("message", pa.string())]
         bad = pa.Table.from_pylist(list(refused), schema=pa.schema(fields))
-        self.db.register("embedded_rows", rows)
         self.db.register("refused_rows", bad)
+        self._place(parts)
+        self._all("create table refused_pictures as select * from refused_rows")
+
+    def rows_of(self, parts: Collection[str]) -> Iterator[tuple[str, list[int], list[str]]]:
+        """Yield (part, its live rows, the sha256 of their pictures) of some parts, a part at a time."""
+        rows = self.db.cursor().execute(
+            f"""select part, list(row order by row), list(sha256 order by row) from pictures
+            where list_contains({_strings(parts)}, part) group by part order by part"""
+        )
+        while row := rows.fetchone():
+            yield row
+
+    def move_rows(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Note that embeddings were copied.
+
+        Args:
+            parts: (part that they are in now, the pictures of its rows in order).
+        """
+        self.db.register("moved_rows", _places(parts))
         self._all(
-            """update pictures set part = e.part, row = e.row from embedded_rows e
-               where pictures.sha256 = e.sha256;
-            create table refused_pictures as select * from refused_rows"""
+            """insert into moved select p.sha256, p.part, p.row from pictures p
+            where p.sha256 in (select sha256 from moved_rows)"""
+        )
+        self._place(parts)
+
+    def _place(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        self.db.register("placed_rows", _places(parts))
+        self._all(
+            """update pictures set part = e.part, row = e.row from placed_rows e
+            where pictures.sha256 = e.sha256"""
         )
 
     def write(self, catalog: Path, quarantine: Path, now: str) -> None:
@@ -338,7 +357,9 @@ class Catalog:
     def count_published(self, catalog: Path) -> dict[str, int]:
         """Count the rows of tonight's catalog; `reused` are those whose embedding was published before."""
         row = self._all(
-            f"""with c as (select * from read_parquet('{catalog}')),
+            f"""with c as (
+                select c.sha256, coalesce(m.part, c.part) as part, coalesce(m.row, c.row) as row
+                from read_parquet('{catalog}') c left join moved m using (sha256)),
             old as (select distinct sha256, part, row from previous where {self._same_model})
             select count(*), count(old.part), count(distinct c.sha256), count(*) - count(distinct c.sha256)
             from c left join old using (sha256, part, row)"""
@@ -419,6 +440,18 @@ class Catalog:
     def close(self) -> None:
         """Close the database."""
         self.db.close()
+
+
+def _places(parts: Sequence[tuple[str, Sequence[str]]]) -> pa.Table:
+    """Return sha256, part and row of the pictures of parts, given in the order of their rows."""
+    return pa.table(
+        {
+            "sha256": [digest for _, digests in parts for digest in digests],
+            "part": [part for part, digests in parts for _ in digests],
+            "row": pa.array([i for _, digests in parts for i in range(len(digests))], pa.int32()),
+        },
+        schema=pa.schema([("sha256", pa.string()), ("part", pa.string()), ("row", pa.int32())]),
+    )
 
 
 def _strings(names: Iterable[str]) -> str:

@@ -8,17 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import ray
 import torch
 
 from agman.checkpoint import LoadedModel, load_model
 from agman.embedder import Embedder
-from agman.errors import BadSample
+from agman.errors import BadSample, InvalidInput
 from agman.transforms import normalise, read_pixels
+from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, short_digest
 from pipelines.models import fetch_model
 from pipelines.parts import NORM_TOLERANCE, round_to_half, write_part
-from pipelines.scheduling import Receipt, Unit
+from pipelines.scheduling import ActorWorkers, Receipt, Unit
 from pipelines.shards.read import read_pictures
 from pipelines.storage.objects import FileEntry
 from pipelines.values import said_of
@@ -149,6 +151,22 @@ class PartEmbedder:
             started = time.perf_counter()
         if pixels:
             yield digests, torch.stack(pixels)
+
+
+def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int) -> ActorWorkers:
+    """Start the actors that hold the model: one per GPU, or one per `threads` CPUs, never more than units."""
+    gpus = num_gpus()
+    wanted = options.num_workers or gpus or 1
+    if not is_remote() and (wanted * options.threads > num_cpus() or wanted > (gpus or wanted)):
+        raise InvalidInput(
+            f"embedding: {wanted} workers of {options.threads} CPUs expected, found {num_cpus()} CPUs and "
+            f"{gpus} GPUs; lower --embed.num-workers or --embed.threads"
+        )
+    count = min(num_units, options.num_workers or gpus or max(1, num_cpus() // options.threads))
+    actor = ray.remote(PartEmbedder).options(
+        num_cpus=options.threads, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=4
+    )
+    return ActorWorkers([actor.remote(lake, model, options) for _ in range(count)])
 
 
 def _check_embeddings(embeddings: np.ndarray, digests: Sequence[str]) -> None:

@@ -40,9 +40,12 @@ class IndexOptions:
     parts_per_group: int = 64
     """Parts of one group of FAISS files: the unit of work."""
     min_live_share: float = 0.5
-    """A group of which less lives is built anew."""
+    """A group of which less lives is built anew without its dead parts."""
     max_small_groups: int = 8
     """More groups than this of less than a quarter of `parts_per_group` are joined."""
+    max_small_parts: int = 64
+    """More parts than this with less than a quarter of `images_per_shard` live pictures, or less than
+    `min_live_share` of their own, are merged."""
     retrain_growth: float = 4.0
     """Inverted lists are trained anew once the catalog has grown so many times."""
     retrain_imbalance: float = 2.0

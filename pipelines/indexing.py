@@ -1,7 +1,7 @@
 """The index stage of a night: decide what is kept, train lists where they are needed, build the rest."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pipelines.cluster import num_cpus
@@ -10,7 +10,7 @@ from pipelines.inverted_lists import plan_template, template_of, train_template
 from pipelines.lake import Lake
 from pipelines.scheduling import Receipt, TaskWorkers, Unit, fresh_unit
 from pipelines.storage.snapshots import Group, Manifest, Part, Template
-from pipelines.upkeep import decide
+from pipelines.upkeep import decide, mean_imbalance
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,10 @@ def index_parts(
         return Indexed()
     found = decide(parent.groups if parent else (), parent.template if parent else None, live, spent, options)
     template = found.template
-    if found.kind != "flat" and template is None:
+    is_new = found.kind != "flat" and template is None
+    if is_new:
         units = [_fresh(plan_template(model, name, parts, found.kind), spent) for name in parts[0].files]
-        template = _train(lake, units, found.kind, sum(part.num_rows for part in parts), run)
+        template = _train(lake, units, found.kind, sum(live.values()), run)
 
     def work(unit: Unit) -> Receipt:
         return build_group(lake, unit)
@@ -73,6 +74,8 @@ def index_parts(
     total = sum(unit.num_images for unit in units)
     made = [receipt for _, receipt in run("index", total, units, TaskWorkers(work, window=num_cpus()))]
     built = sorted(map(group_of, made), key=lambda group: group.name)
+    if template and is_new:
+        template = replace(template, imbalance=mean_imbalance(built))
     return Indexed((*found.kept, *built), template, found.reasons)
 
 

@@ -72,28 +72,30 @@ def train_template(lake: Lake, unit: Unit) -> Receipt:
             blocks.append(read_embeddings(path)[1])
     vectors = np.concatenate(blocks)
     read = time.perf_counter()
-    index, imbalance = trained_index(vectors, plan.kind)
+    index = trained_index(vectors, plan.kind)
     with working_folder() as folder:
         path = folder / "template.faiss"
         faiss.write_index(index, str(path))
         entry = store_file(lake.store, path, index_file(plan.model, plan.attribute, unit.name), 0)
     seconds = {"read": read - started, "index": time.perf_counter() - read}
-    return Receipt(unit=unit.name, files=(entry,), seconds=seconds, detail={"imbalance": imbalance})
+    return Receipt(unit=unit.name, files=(entry,), seconds=seconds)
 
 
 def template_of(kind: str, num_rows: int, made: Mapping[str, Receipt]) -> Template:
-    """Return what a manifest says about trained lists, from each attribute's receipt."""
+    """Return what a manifest says about trained lists, from each attribute's receipt.
+
+    Their imbalance is not known before groups are built with them.
+    """
     return Template(
         name=f"template-{short_digest(sorted(receipt.unit for receipt in made.values()))}",
         kind=kind,
         num_rows=num_rows,
-        imbalance=float(np.mean([receipt.detail["imbalance"] for receipt in made.values()])),
         files={attribute: receipt.files[0] for attribute, receipt in made.items()},
     )
 
 
-def trained_index(vectors: np.ndarray, kind: str) -> tuple[faiss.Index, float]:
-    """Train an empty index of inner products on unit vectors [N, D] float32; returns its imbalance as well.
+def trained_index(vectors: np.ndarray, kind: str) -> faiss.Index:
+    """Train an empty index of inner products on unit vectors [N, D] float32.
 
     A search looks into as many lists as it needs to find MIN_TRAINED_RECALL of a sample's exact neighbours.
     """
@@ -103,14 +105,14 @@ def trained_index(vectors: np.ndarray, kind: str) -> tuple[faiss.Index, float]:
     index.train(sample)
     index.add(sample)
     index.nprobe = _lists_to_probe(index, sample)
-    imbalance = imbalance_of(index)
     index.reset()
-    return index, imbalance
+    trained: faiss.Index = index
+    return trained
 
 
 def _lists_to_probe(index: Any, vectors: np.ndarray) -> int:
     queries = vectors[:: max(1, len(vectors) // PROBED_QUERIES)]
-    exact = np.sort(queries @ vectors.T, axis=1)[:, -NEIGHBOURS:][:, 0]
+    exact = np.partition(queries @ vectors.T, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]
     nprobe = 1
     while nprobe < index.nlist:
         index.nprobe = nprobe

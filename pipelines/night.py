@@ -10,22 +10,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import ray
-
 from agman.checkpoint import load_model
 from agman.errors import InvalidInput
 from pipelines.catalog import Catalog, Difference
-from pipelines.cluster import is_remote, num_cpus, num_gpus
-from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
+from pipelines.cluster import num_cpus
+from pipelines.embedding import EmbedOptions, embed_workers, plan_part
 from pipelines.errors import OutOfTime
 from pipelines.index import IndexOptions
 from pipelines.indexing import Indexed, index_parts
 from pipelines.lake import Lake
+from pipelines.merging import LiveRows, merge_small
 from pipelines.models import fetch_model, import_model, resolve_model
 from pipelines.quality import GateOptions
 from pipelines.repair import newest_whole, parts_of, shards_of, unit_names
 from pipelines.scheduling import (
-    ActorWorkers,
     Receipt,
     TaskWorkers,
     Unit,
@@ -40,6 +38,7 @@ from pipelines.sources import open_source
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Manifest, Part, Pointer, read_pointer
 from pipelines.telemetry import Run, Stage
+from pipelines.upkeep import small_parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +105,7 @@ class Night:
         self.shard_receipts: dict[str, Receipt] = {}
         self.new_parts: list[Part] = []
         self.indexed = Indexed()
+        self.upkeep: list[str] = []
         self.images_embedded = 0
         self._is_late = False
 
@@ -201,6 +201,22 @@ class Night:
         self.images_embedded = sum(part.num_rows for part in self.new_parts)
         self.catalog.add_parts(rows, refused)
 
+    def merge_parts(self) -> None:
+        """Copy small parts together where there are too many of them."""
+        options, size, live = self.config.index, self.config.shards.images_per_shard, self.catalog.live_rows()
+        known = self._known_parts()
+        small = small_parts([known[name] for name in sorted(live)], live, size, options)
+        rows = self.catalog.rows_of([part.name for part in small])
+        sources = [LiveRows(known[name], tuple(places), tuple(digests)) for name, places, digests in rows]
+        merged = merge_small(self.lake, self.model, sources, size, self._spent_names, self._run)
+        if merged:
+            self.new_parts += [part for part, _ in merged]
+            self.catalog.move_rows([(part.name, digests) for part, digests in merged])
+            self._explain(
+                f"{len(small)} small parts merged into {len(merged)} of {sum(p.num_rows for p, _ in merged)} "
+                f"live pictures: each was a file of every attribute, bound {options.max_small_parts}"
+            )
+
     def index(self) -> None:
         """Build FAISS files over the parts that have none; earlier groups stay while they are worth it."""
         live = self.catalog.live_rows()
@@ -217,7 +233,11 @@ class Night:
             self._run,
         )
         for reason in self.indexed.reasons:
-            self.run.say(f"  {reason}")
+            self._explain(reason)
+
+    def _explain(self, reason: str) -> None:
+        self.upkeep.append(reason)
+        self.run.say(f"  {reason}")
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts that the groups are made of."""
@@ -335,19 +355,3 @@ def choose_model(lake: Lake, wanted: str, parent: Manifest | None) -> str:
     if wanted and (Path(wanted) / "config.json").is_file():
         return import_model(lake, Path(wanted))
     return resolve_model(lake, wanted)
-
-
-def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int) -> ActorWorkers:
-    """Start the actors that hold the model: one per GPU, or one per `threads` CPUs, never more than units."""
-    gpus = num_gpus()
-    wanted = options.num_workers or gpus or 1
-    if not is_remote() and (wanted * options.threads > num_cpus() or wanted > (gpus or wanted)):
-        raise InvalidInput(
-            f"embedding: {wanted} workers of {options.threads} CPUs expected, found {num_cpus()} CPUs and "
-            f"{gpus} GPUs; lower --embed.num-workers or --embed.threads"
-        )
-    count = min(num_units, options.num_workers or gpus or max(1, num_cpus() // options.threads))
-    actor = ray.remote(PartEmbedder).options(
-        num_cpus=options.threads, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=4
-    )
-    return ActorWorkers([actor.remote(lake, model, options) for _ in range(count)])

@@ -130,5 +130,6 @@ def _work(night: Night, until: Until) -> Manifest | None:
     night.embed()
     if until == "embeddings":
         return None
+    night.merge_parts()
     night.index()
     return publish_night(night) if until == "publish" else None

@@ -141,7 +141,7 @@ def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Ga
         parts=night.parts(),
         groups=night.indexed.groups,
         template=night.indexed.template,
-        upkeep=night.indexed.reasons,
+        upkeep=tuple(night.upkeep),
     )
 
 

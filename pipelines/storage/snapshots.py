@@ -25,6 +25,7 @@ class Part:
 
     name: str
     shard: str
+    """Empty where small parts of many shards were merged."""
     num_rows: int
     files: dict[str, FileEntry]
     """By attribute."""
@@ -45,7 +46,7 @@ class Group:
     template: str = ""
     """Name of the trained lists that it was built with; empty for `flat`."""
     imbalance: float = 0.0
-    """FAISS' imbalance factor of its lists, mean over the attributes: 1 where all are as long."""
+    """How unequally long its lists are, mean over the attributes: 1 where all are as long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +57,11 @@ class Template:
     kind: str
     """FAISS' name of the index."""
     num_rows: int
-    """Of the catalog when they were trained."""
-    imbalance: float
-    """Of the vectors that they were trained on, mean over the attributes."""
+    """Live pictures of the catalog when they were trained."""
     files: dict[str, FileEntry]
     """By attribute."""
+    imbalance: float = 0.0
+    """Of the groups that were built when they were trained, mean over rows and attributes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,9 @@ class Manifest:
     template: Template | None = None
     """What the groups were built with; None while every group is searched exactly."""
     upkeep: tuple[str, ...] = ()
-    """What was built anew in the index, and why."""
+    """Which parts were merged and what was built anew in the index, and why."""
+    probe: tuple[str, ...] = ()
+    """sha256 of the pictures that the night embedded anew; the next one keeps those that live."""
     forced: dict[str, str] | None = None
     """Who published against a failed gate, and why."""
     format: int = FORMAT
@@ -131,6 +134,7 @@ class Manifest:
         read = dict(value)
         read["attributes"] = tuple(value["attributes"])
         read["upkeep"] = tuple(value.get("upkeep", ()))
+        read["probe"] = tuple(value.get("probe", ()))
         if trained := value.get("template"):
             read["template"] = Template(**{**trained, "files": _entries(trained["files"])})
         read["files"] = _entries(value["files"])

@@ -230,11 +230,10 @@ def test_inverted_lists_find_what_exact_search_finds() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     kind = choose_kind(len(vectors), IndexOptions(exact_rows=1000))
     assert kind == "IVF252,Flat"
-    trained, imbalance = trained_index(vectors, kind)
+    trained = trained_index(vectors, kind)
     assert trained.ntotal == 0
-    assert 1 < imbalance < 10
     index = build_index(vectors, trained)
-    assert imbalance_of(index) == pytest.approx(imbalance, rel=0.2)
+    assert 1 < imbalance_of(index) < 10
     _, exact = build_index(vectors).search(vectors[:50], 10)
     _, found = index.search(vectors[:50], 10)
     shares = [len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]
