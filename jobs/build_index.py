@@ -9,14 +9,13 @@ Shards and embeds what is new first. Nothing is published: `nightly.py` does tha
 from jobs.command_line import read_config
 from jobs.recipes import NIGHT
 from pipelines import telemetry
-from pipelines.lake import Lake
 from pipelines.nightly import run_night
 
 
 def main() -> None:
     """Run the night up to the indexes."""
     config = read_config(NIGHT, __doc__)
-    with telemetry.run("build_index", config, Lake(config.lake)) as run:
+    with telemetry.run("build_index", config, config.open_lake()) as run:
         run_night(config, run, until="indexes")
         run.say(f"{config.lake}/indexes covers every embedding")
 

@@ -9,14 +9,13 @@ Only what the lake does not have yet is fetched. Broken pictures are quarantined
 from jobs.command_line import read_config
 from jobs.recipes import NIGHT
 from pipelines import telemetry
-from pipelines.lake import Lake
 from pipelines.nightly import build_shards
 
 
 def main() -> None:
     """Build the shards of a catalog."""
     config = read_config(NIGHT, __doc__)
-    with telemetry.run("build_shards", config, Lake(config.lake)) as run:
+    with telemetry.run("build_shards", config, config.open_lake()) as run:
         dataset = build_shards(config, run)
         run.results["shards"] = dataset.urls
         run.say(

@@ -10,14 +10,13 @@ does that, and reuses all of it.
 from jobs.command_line import read_config
 from jobs.recipes import NIGHT
 from pipelines import telemetry
-from pipelines.lake import Lake
 from pipelines.nightly import run_night
 
 
 def main() -> None:
     """Run the night up to the embeddings."""
     config = read_config(NIGHT, __doc__)
-    with telemetry.run("embed_catalog", config, Lake(config.lake)) as run:
+    with telemetry.run("embed_catalog", config, config.open_lake()) as run:
         run_night(config, run, until="embeddings")
         run.say(f"{config.lake}/embeddings holds an embedding of every usable picture under every attribute")
 

@@ -10,14 +10,13 @@ and publishes a snapshot with one swap. Started again after a crash, it finishes
 from jobs.command_line import read_config
 from jobs.recipes import NIGHT
 from pipelines import telemetry
-from pipelines.lake import Lake
 from pipelines.nightly import run_night
 
 
 def main() -> None:
     """Run one night."""
     config = read_config(NIGHT, __doc__)
-    with telemetry.run("nightly", config, Lake(config.lake)) as run:
+    with telemetry.run("nightly", config, config.open_lake()) as run:
         manifest = run_night(config, run)
         if manifest is None:
             run.say("nothing changed: the published snapshot goes on serving")

@@ -9,6 +9,7 @@ AgmanError
 ├── GateFailed            the new snapshot is not good enough: the old one goes on serving
 ├── StaleSnapshot         somebody else published meanwhile: plan again
 ├── OutOfTime             the time that was given is used up: the next run goes on
+├── StorageFull           no room on a disk: make some, then run again
 ├── CommitUnknown         a swap whose outcome could not be read back: look before acting
 └── StorageUnavailable    transient: the only one that is retried
 ```
@@ -48,6 +49,10 @@ class OutOfTime(AgmanError):
 
 class CommitUnknown(AgmanError):
     """The reply of a swap was lost and reading back did not settle whether it happened."""
+
+
+class StorageFull(AgmanError):
+    """There is no room left where something must be written; nothing half was left behind."""
 
 
 class StorageUnavailable(AgmanError):

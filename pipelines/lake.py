@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import CorruptShard
+from pipelines.storage.full import told_when_full
 from pipelines.storage.objects import FileEntry, ObjectStore, file_sha256
 from pipelines.storage.opening import open_store
 
@@ -100,6 +101,8 @@ class Lake:
 
     url: str
     """s3://bucket/prefix, or a local path, made absolute: workers have working folders of their own."""
+    unsafe_single_writer: bool = False
+    """Write to an S3 store that has no conditional writes: safe while one run writes at a time."""
 
     def __post_init__(self) -> None:
         """Make a local path absolute."""
@@ -109,7 +112,7 @@ class Lake:
     @property
     def store(self) -> ObjectStore:
         """The object store at the lake's root."""
-        return open_store(self.url)
+        return open_store(self.url, unsafe_single_writer=self.unsafe_single_writer)
 
     @contextmanager
     def checked(self, entry: FileEntry) -> Iterator[Path]:
@@ -141,5 +144,8 @@ class Lake:
 @contextmanager
 def working_folder() -> Iterator[Path]:
     """Give a temporary folder: every file is written here whole, checked, then uploaded once."""
-    with tempfile.TemporaryDirectory(prefix="agman-") as folder:
+    with (
+        told_when_full(tempfile.gettempdir()),
+        tempfile.TemporaryDirectory(prefix="agman-") as folder,
+    ):
         yield Path(folder)

@@ -35,6 +35,7 @@ from pipelines.scheduling import (
 from pipelines.shards.plan import ShardOptions, plan_shards
 from pipelines.shards.write import write_shard
 from pipelines.sources import open_source
+from pipelines.storage.conditions import check_conditional_writes
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Manifest, Part, Pointer, read_pointer
 from pipelines.telemetry import Run, Stage
@@ -68,12 +69,18 @@ class NightConfig:
     """Fetch every picture and compare its bytes, believing no version token; embeds only what differs."""
     verify_lake: bool = False
     """First read every published file, and make again what is damaged."""
+    unsafe_single_writer: bool = False
+    """Write to an S3 store without conditional writes, which is safe while no other run writes."""
     max_minutes: float = 0
     """Stop cleanly after this long, at a shard; the next run goes on there. 0: no limit."""
     force: str = ""
     """Publish although a gate failed: the reason, which is kept in the manifest with your name."""
     allow_new_taxonomy: bool = False
     """Publish with a model that has other attributes than the serving snapshot."""
+
+    def open_lake(self) -> Lake:
+        """Return the lake, written to as the config says."""
+        return Lake(self.lake, unsafe_single_writer=self.unsafe_single_writer)
 
 
 class Night:
@@ -95,7 +102,8 @@ class Night:
         self.folder = folder
         self.damaged = damaged
         self._spent_names = unit_names(damaged)
-        self.lake = Lake(config.lake)
+        self.lake = config.open_lake()
+        check_conditional_writes(self.lake.store)
         self.pointer: Pointer | None = read_pointer(self.lake)
         self.published = newest_whole(self.lake, self.pointer, damaged)
         # Shards are a dataset's own: another one is compared with nothing.

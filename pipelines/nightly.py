@@ -9,7 +9,7 @@ from typing import Literal
 from pipelines.cluster import connected
 from pipelines.dataset import Dataset, ListedTriplets
 from pipelines.errors import CorruptShard
-from pipelines.lake import Lake, shard_tar, working_folder
+from pipelines.lake import shard_tar, working_folder
 from pipelines.night import Night, NightConfig
 from pipelines.publishing import publish_night
 from pipelines.repair import damage_behind, published_damage
@@ -47,7 +47,7 @@ def run_night(config: NightConfig, run: Run, until: Until = "publish") -> Manife
                 with connected():
                     return _work(night, until)
         except CorruptShard as error:
-            found = damage_behind(Lake(config.lake), error, damaged)
+            found = damage_behind(config.open_lake(), error, damaged)
             if not found:
                 raise
             run.say(f"  {error}")
@@ -59,7 +59,7 @@ def _damage_at_start(config: NightConfig, run: Run) -> frozenset[str]:
     if not config.verify_lake:
         return frozenset()
     with run.stage("verify", 1, "snapshots") as stage:
-        found = published_damage(Lake(config.lake))
+        found = published_damage(config.open_lake())
         stage.advance(1)
     if found:
         _say_damaged(run, found)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pipelines.storage.full import told_when_full
 from pipelines.storage.objects import BLOCK_BYTES, Versioned, check_name, file_sha256
 
 STAGING = ".staging"  # temporary files live inside the root: a link or rename must not cross file systems
@@ -21,6 +22,8 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         """Keep the absolute root; nothing is created until the first write."""
         self.root = root.expanduser().absolute()
+
+    has_conditions = True
 
     @property
     def url(self) -> str:
@@ -120,7 +123,7 @@ class LocalStore:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
         try:
-            with path.open("xb") as file:
+            with told_when_full(str(self.root)), path.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())

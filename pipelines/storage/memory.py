@@ -18,6 +18,8 @@ class MemoryStore:
         self._clock = 0
         self._lock = threading.Lock()
 
+    has_conditions = True
+
     @property
     def url(self) -> str:
         """A name for people; another process cannot open it."""

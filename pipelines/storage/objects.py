@@ -40,6 +40,11 @@ class ObjectStore(Protocol):
     """A flat space of named objects. Names are relative, `/`-separated, and cannot leave the store."""
 
     @property
+    def has_conditions(self) -> bool:
+        """Whether conditional writes are known to hold; where not, a night tries them first."""
+        ...
+
+    @property
     def url(self) -> str:
         """Where this store is; `opening.open_store` opens it again in another process."""
         ...

@@ -7,12 +7,13 @@ multipart writes, and an aborted `open(…, "wb")` publishes the part already wr
 
 import errno
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
@@ -30,19 +31,31 @@ _CONFLICT_ATTEMPTS = 5
 class S3Store:
     """An `ObjectStore` below `s3://bucket/prefix`; the version is the object's ETag."""
 
-    def __init__(self, url: str) -> None:
-        """Keep the address; the connection is made on first use, in whichever process that is."""
+    def __init__(self, url: str, *, is_conditional: bool = True) -> None:
+        """Keep the address; the connection is made on first use, in whichever process that is.
+
+        Args:
+            url: where.
+            is_conditional: whether writes carry conditions; without, each looks before it writes, which is
+                safe for a single writer alone.
+        """
         self._url = url.rstrip("/")
+        self._is_conditional = is_conditional
         self.bucket, _, self._prefix = self._url.removeprefix("s3://").partition("/")
+
+    @property
+    def has_conditions(self) -> bool:
+        """False where it is for the store to show; a single writer who was told so needs none."""
+        return not self._is_conditional
 
     @property
     def url(self) -> str:
         """`s3://bucket/prefix`."""
         return self._url
 
-    def __reduce__(self) -> tuple[type["S3Store"], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., "S3Store"], tuple[str]]:
         """Travel to Ray workers as the address alone."""
-        return S3Store, (self._url,)
+        return partial(S3Store, is_conditional=self._is_conditional), (self._url,)
 
     @cached_property
     def _fs(self) -> s3fs.S3FileSystem:
@@ -56,12 +69,16 @@ class S3Store:
 
     def put_if_absent(self, name: str, body: bytes) -> bool:
         """PutObject with `If-None-Match: *`."""
+        if not self._is_conditional and self.size(name) is not None:
+            return self._holds(name, body)
         return self._put(name, body, IfNoneMatch="*")
 
     def compare_and_swap(self, name: str, body: bytes, version: str | None) -> bool:
         """PutObject with `If-Match`, or `If-None-Match: *` where the object must be absent."""
         if version is None:
             return self.put_if_absent(name, body)
+        if not self._is_conditional and not self._has_version(name, version):
+            return self._holds(name, body)
         return self._put(name, body, IfMatch=version)
 
     def upload_if_absent(self, local: Path, name: str) -> bool:
@@ -122,6 +139,7 @@ class S3Store:
             return await stream.read(), reply["ETag"]
 
     def _put(self, name: str, body: bytes, **condition: str) -> bool:
+        condition = condition if self._is_conditional else {}
         for _ in range(_CONFLICT_ATTEMPTS):
             try:
                 with _translated(f"{self._url}/{name}"):
@@ -145,6 +163,12 @@ class S3Store:
             f"{self._url}/{name}: {_CONFLICT_ATTEMPTS} conditional writes met a concurrent one"
         )
 
+    def _has_version(self, name: str, version: str) -> bool:
+        try:
+            return self.read(name).version == version
+        except FileNotFoundError:
+            return False
+
     def _holds(self, name: str, body: bytes) -> bool:
         try:
             return self.read(name).body == body
@@ -157,7 +181,7 @@ def _translated(what: str) -> Iterator[None]:
     """Turn transient failures into `StorageUnavailable`; everything else passes."""
     try:
         yield
-    except (TimeoutError, ConnectionError, BotoCoreError) as error:
+    except (TimeoutError, ConnectionError, BotoCoreError, aiohttp.ClientError) as error:
         raise StorageUnavailable(f"{what}: {error}") from error
     except OSError as error:
         if error.errno in _TRANSIENT_ERRNOS and _code(error) not in _CONFLICT_CODES | _PRECONDITION_CODES:

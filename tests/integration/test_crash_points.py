@@ -245,5 +245,7 @@ def test_the_table_of_points_is_the_documents(night: Night) -> None:
     table = document[document.index("| write |") :].split("\n\n")[0]
     listed = re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)
     assert listed[0] == "write"
-    written = list(dict.fromkeys(kind_of(write) for write in night.writes))
+    # On S3 a night first tries whether the store has conditional writes, on an object of its own.
+    writes = [write for write in night.writes if " probes/" not in write]
+    written = list(dict.fromkeys(map(kind_of, writes)))
     assert listed[1:] == written

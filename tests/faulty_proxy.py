@@ -1,0 +1,123 @@
+"""An HTTP proxy on loopback before an S3 server, which lies when it is told to."""
+
+import http.client
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+import s3fs
+
+HOP = ("connection", "transfer-encoding", "keep-alive", "content-length", "date", "server")
+
+
+@dataclass
+class Fault:
+    """What happens to the next requests of a method whose path has a word in it."""
+
+    kind: str
+    """`refuse` (503), `unsupported` (501), `truncate` (half a body), `lose` (no reply to what was done)."""
+    method: str
+    word: str
+    times: int = 1_000_000
+
+
+class FaultyProxy:
+    """Passes requests on to 127.0.0.1:`port`."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.faults: list[Fault] = []
+        self.ignores_conditions = False
+        self.requests: list[str] = []
+        handler = type("Handler", (_Handler,), {"proxy": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def fault(self, method: str, path: str) -> str:
+        """Return the kind of fault that a request meets; empty for none."""
+        for fault in self.faults:
+            if fault.times and fault.method == method and fault.word in path:
+                fault.times -= 1
+                return fault.kind
+        return ""
+
+    @staticmethod
+    def overwrite(path: str, body: bytes) -> str:
+        """Put an object without a condition, as a store that knows none would, and return its ETag."""
+        bucket, _, key = unquote(path.split("?")[0]).lstrip("/").partition("/")
+        files = s3fs.S3FileSystem(use_listings_cache=False)
+        return str(files.call_s3("put_object", Bucket=bucket, Key=key, Body=body)["ETag"])
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: FaultyProxy
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind = self.proxy.fault(self.command, self.path)
+        self.proxy.requests.append(f"{self.command} {self.path}")
+        if kind in ("refuse", "unsupported"):
+            status, code = {"refuse": (503, "SlowDown"), "unsupported": (501, "NotImplemented")}[kind]
+            said = f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+            return self._answer(status, [("Content-Type", "application/xml")], said)
+        server = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=30)
+        try:
+            server.request(self.command, self.path, body, dict(self.headers))
+            reply = server.getresponse()
+            found = reply.read()
+            kept = [(name, value) for name, value in reply.getheaders() if name.lower() not in HOP]
+            if reply.status == HTTPStatus.PRECONDITION_FAILED and self.proxy.ignores_conditions:
+                return self._answer(200, [("ETag", self.proxy.overwrite(self.path, body))], b"")
+            if kind == "lose":
+                self.close_connection = True
+                return self.connection.close()
+            length = reply.getheader("Content-Length") if self.command == "HEAD" else None
+            return self._answer(reply.status, kept, found, truncated=kind == "truncate", length=length)
+        finally:
+            server.close()
+
+    def _answer(
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        *,
+        truncated: bool = False,
+        length: str | None = None,
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", length or str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if truncated else body)
+        if truncated:
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.close()
+
+    do_GET: Callable[..., None] = _pass_on
+    do_HEAD: Callable[..., None] = _pass_on
+    do_PUT: Callable[..., None] = _pass_on
+    do_POST: Callable[..., None] = _pass_on
+    do_DELETE: Callable[..., None] = _pass_on
