@@ -14,6 +14,7 @@ from agman.checkpoint import load_model
 from agman.errors import InvalidInput
 from pipelines.catalog import Catalog, Difference
 from pipelines.cluster import num_cpus
+from pipelines.condemned import condemned_parts
 from pipelines.embedding import EmbedOptions, embed_workers, plan_part
 from pipelines.errors import OutOfTime
 from pipelines.index import IndexOptions
@@ -153,6 +154,7 @@ class Night:
         promoted = self.pointer.next_model if self.pointer else ""
         self.model = choose_model(self.lake, self.config.model or promoted, published)
         self.attributes, self.taxonomy_digest = self._check_taxonomy()
+        self._spent_names |= condemned_parts(self.lake, self.model)
 
     def build_shards(self) -> None:
         """Fetch and pack what is new."""

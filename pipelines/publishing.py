@@ -14,12 +14,16 @@ import ray
 
 from pipelines import quality
 from pipelines.code import code_version
+from pipelines.condemned import condemn
+from pipelines.drift import has_drifted
 from pipelines.errors import CorruptShard
 from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json
 from pipelines.models import read_metrics
 from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
+from pipelines.probe import Probe, plan_probe, start_probe
 from pipelines.quality import Gate
+from pipelines.repair import parts_of
 from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish, put_manifest
@@ -48,8 +52,9 @@ def publish_night(night: Night) -> Manifest | None:
     if _is_unchanged(night):
         return None
     counts = _count(night, catalog, quarantine)
-    gates = _judge(night, counts)
-    manifest = _manifest(night, now, counts, gates)
+    probe = _plan_probe(night)
+    gates = _judge(night, counts, probe)
+    manifest = _manifest(night, now, counts, gates, probe)
     with night.run.stage("report", 1) as stage:
         manifest = _add_report(night, manifest)
         stage.advance(1)
@@ -59,6 +64,8 @@ def publish_night(night: Night) -> Manifest | None:
             f"  published against a failed gate by {manifest.forced['who']}, {manifest.forced['why']}"
         )
     elif not all(gate.passed for gate in gates):
+        if has_drifted(gates):
+            condemn(night.lake, night.model, [part.name for part in night.new_parts], manifest.id)
         # A refused snapshot stays readable for who must find out why.
         put_manifest(night.lake, manifest)
         quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
@@ -93,12 +100,25 @@ def _count(night: Night, catalog: Path, quarantine: Path) -> dict[str, int]:
     }
 
 
-def _judge(night: Night, counts: dict[str, int]) -> list[Gate]:
+def _plan_probe(night: Night) -> Probe:
+    return plan_probe(
+        night.catalog,
+        night.model,
+        night.parent,
+        night.parts(),
+        night.shard_files,
+        night.config.gates.probe_images,
+        parts_of(night.damaged),
+    )
+
+
+def _judge(night: Night, counts: dict[str, int], probe: Probe) -> list[Gate]:
     gates = quality.count_gates(counts, night.catalog.count_twice_embedded(), night.config.gates)
     gates.append(quality.cover_gate(night.catalog.live_rows().keys(), night.indexed.groups))
     parts = night.parts()
     attributes = night.attributes if night.indexed.groups else ()
     with night.run.stage("gates", len(attributes), "attributes") as stage:
+        probed = start_probe(night.lake, night.model, probe, night.config.embed, night.config.gates)
         task = ray.remote(quality.index_gates)
         refs: list[Any] = [
             task.remote(night.lake, name, night.indexed.groups, parts, night.config.gates)
@@ -108,10 +128,13 @@ def _judge(night: Night, counts: dict[str, int]) -> list[Gate]:
             judged: list[Gate] = result_of(ref)
             gates += judged
             stage.advance(1)
+        gates += result_of(probed)
     return gates
 
 
-def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Gate]) -> Manifest:
+def _manifest(
+    night: Night, now: str, counts: dict[str, int], gates: Sequence[Gate], probe: Probe
+) -> Manifest:
     config = asdict(night.config)
     commit_uuid = uuid4().hex
     snapshot = new_snapshot_id(commit_uuid)
@@ -142,6 +165,7 @@ def _manifest(night: Night, now: str, counts: dict[str, int], gates: Sequence[Ga
         groups=night.indexed.groups,
         template=night.indexed.template,
         upkeep=tuple(night.upkeep),
+        probe=probe.digests,
     )
 
 

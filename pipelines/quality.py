@@ -29,6 +29,13 @@ class GateOptions:
     """Largest share of the input that may be in quarantine."""
     min_quarantined: int = 100
     """Fewer records than this in quarantine never stop a night."""
+    probe_images: int = 64
+    """Pictures that every night embeds anew and compares with what is stored; 0: none."""
+    min_probe_cosine: float = 0.999
+    """Least cosine of each of them to its stored vector of the same model, per attribute."""
+    min_model_overlap: float = 0.0
+    """On the night of a new model: least share of their 10 nearest among each other that old and new model
+    agree on, per attribute; 0 only records it."""
 
 
 @dataclass(frozen=True, slots=True)
