@@ -3,13 +3,17 @@ PYTHON ?= python3
 LAKE ?= ./demo-lake
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test coverage lint clean
 
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py --lake $(LAKE)
 
 # Fast tests first; the suite starts its own Ray and its own S3 server on loopback.
 test: .venv/installed-test lint
+	$(BIN)/python -m pytest tests/unit tests/integration
+
+# The same with the share of lines that it runs, which costs a third more time: Ray's workers are traced too.
+coverage: .venv/installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered tests/unit tests/integration
 
 lint: .venv/installed-test
