@@ -4,9 +4,10 @@
 
 Draws a catalog, runs its first night, then several more of which each changes the same share of it: a third
 of that deleted, a third edited, a third added. Every night starts its own Ray, as `jobs/nightly.py` does.
-Model time is the workers' seconds in the network, of every stage that uses it, by the clock; of the later
-nights each figure is the median. Floor: the share of pictures whose bytes are new. A share below it means
-that a picture was dearer in the first night, as on a machine that is busy with other work.
+Model time is the workers' seconds in the network, by the clock, and what the probe's pictures would take at
+the first night's price of a picture: every night embeds those anew, and its gates time no part of their work.
+Of the later nights each figure is the median. Floor: the share of pictures whose bytes are new. The probe's
+size is fixed, so that the smaller the catalog, the further is the share above it.
 """
 
 import statistics
@@ -64,6 +65,8 @@ class Cost:
 
     embedded: float
     """Pictures that were embedded for the snapshot."""
+    probed: float
+    """Pictures that were embedded anew to compare them with what is stored."""
     stages: dict[str, float]
     """Seconds of the clock by stage, and `rest`."""
     work: dict[str, float]
@@ -76,7 +79,7 @@ class Cost:
 
     @property
     def model_ms(self) -> float:
-        """Milliseconds of the model for each of these pictures."""
+        """Milliseconds of the model for a picture of the snapshot."""
         return 1000 * self.work["model"] / self.embedded
 
 
@@ -98,6 +101,7 @@ def median(costs: Sequence[Cost]) -> Cost:
     """Return the nights' medians, figure by figure."""
     return Cost(
         statistics.median(cost.embedded for cost in costs),
+        statistics.median(cost.probed for cost in costs),
         _medians([cost.stages for cost in costs]),
         _medians([cost.work for cost in costs]),
     )
@@ -105,16 +109,24 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 def figures(first: Cost, later: Cost) -> dict[str, float]:
     """Return the shares of the first night, and what both cost in seconds."""
+    models = [model_seconds(cost, first.model_ms) for cost in (first, later)]
     found = {
-        "model_time_share": later.work["model"] / first.work["model"],
+        "model_time_share": models[1] / models[0],
+        "model_time_share_without_probe": later.work["model"] / first.work["model"],
         "time_share": later.seconds / first.seconds,
     }
-    for name, cost in (("first", first), ("second", later)):
-        found |= {f"{name}_embedded": cost.embedded, f"{name}_s": cost.seconds}
+    for name, cost, model in zip(("first", "second"), (first, later), models, strict=True):
+        found |= {f"{name}_embedded": cost.embedded, f"{name}_probed": cost.probed}
+        found |= {f"{name}_s": cost.seconds, f"{name}_model_s": model}
         found[f"{name}_model_ms_per_image"] = cost.model_ms
         found |= {f"{name}_{stage.replace(' ', '_')}_s": seconds for stage, seconds in cost.stages.items()}
         found |= {f"{name}_worker_{work}_s": seconds for work, seconds in cost.work.items()}
     return found
+
+
+def model_seconds(cost: Cost, probe_ms: float) -> float:
+    """Return a night's seconds of the model, with the probe's pictures at a price each."""
+    return cost.work["model"] + cost.probed * probe_ms / 1000
 
 
 def _random_model(options: Options, folder: Path) -> Path:
@@ -139,7 +151,7 @@ def _run_night(options: Options, night: int, model: Path, lake: Path) -> Cost:
         for part, seconds in stage.parts.items():
             work[part] = work.get(part, 0.0) + seconds
     assert published is not None  # something changes every night
-    return Cost(published.counts["images_embedded"], stages, work)
+    return Cost(published.counts["images_embedded"], len(published.probe), stages, work)
 
 
 def _medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -160,10 +172,14 @@ def _table(options: Options, first: Cost, later: Cost) -> Table:
         f"{later.embedded:.0f}",
         _share(first.embedded, later.embedded),
     )
+    table.add_row("pictures of the probe", *(f"{cost.probed:.0f}" for cost in (first, later)), "")
     table.add_section()
     for part, seconds in first.work.items():
         table.add_row(f"workers: {part}", *_row(seconds, later.work.get(part, 0.0)))
     table.add_row("workers: model, ms a picture", f"{first.model_ms:.1f}", f"{later.model_ms:.1f}", "")
+    table.add_row(
+        "model with the probe", *_row(*(model_seconds(each, first.model_ms) for each in (first, later)))
+    )
     table.add_section()
     for stage, seconds in first.stages.items():
         table.add_row(f"clock: {stage}", *_row(seconds, later.stages.get(stage, 0.0)))

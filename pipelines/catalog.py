@@ -186,14 +186,16 @@ class Catalog:
         names = ("input", "unchanged", "wanted", "gone", "refused")
         return Difference(**dict(zip(names, counted, strict=True)))
 
-    def adopt(self, indexes: Sequence[Path]) -> int:
+    def adopt(self, indexes: Sequence[Path], *, retry_quarantined: bool = False) -> int:
         """Take from unpublished shards what is wanted, instead of fetching it again.
 
         A run that was stopped left finished shards that no snapshot lists. Their pictures count for the same
-        record: key, uri and token.
+        record: key, uri and token. So does what was found bad in them, unless it may have passed since or
+        is to be looked at again.
 
         Args:
             indexes: of these shards, files named `<shard>.parquet`.
+            retry_quarantined: as for `diff`.
 
         Returns:
             How many records are settled by it.
@@ -202,9 +204,11 @@ class Catalog:
             f"""create or replace table adopted as
             with found as (select i.* from {_indexes(indexes)} i
                            join wanted w on i.key = w.key and i.uri = w.uri and i.token = w.token
-                           where i.status = 'ok' and i.token <> '' and w.damaged = ''
-                             and (i.member is not null or i.sha256 in (select sha256 from whole)))
-            select distinct on (key) * from found order by key, shard;
+                           where i.token <> '' and w.damaged = '' and case when i.status = 'ok'
+                             then i.member is not null or i.sha256 in (select sha256 from whole)
+                             else w.attempt = 0 and not {retry_quarantined}
+                               and (i.kind not in {PASSING_KINDS} or i.token = '{ABSENT}') end)
+            select distinct on (key) * from found order by key, status <> 'ok', shard;
             delete from wanted where key in (select key from adopted)"""
         )
         return self.count("adopted")

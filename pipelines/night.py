@@ -279,7 +279,7 @@ class Night:
                 if made is not None and made.detail.get("options") == asdict(config.shards):
                     found[shard] = made
         self.shard_receipts.update(found)
-        return self.catalog.adopt(self._indexes(found, "adopted"))
+        return self.catalog.adopt(self._indexes(found, "adopted"), retry_quarantined=config.retry_quarantined)
 
     def _indexes(self, shards: Iterable[str], folder: str) -> list[Path]:
         """Copy the indexes of finished shards into a folder of the night, named `<shard>.parquet`."""

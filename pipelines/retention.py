@@ -5,9 +5,10 @@ with the receipts of their units. Everything else below the governed folders goe
 grace apart, and the grace is longer than any run:
 
 1. An object that nothing needs is seen for the first time and noted.
-2. A grace later the receipts and manifests among these are deleted: no run that starts from now on takes the
-   unit for done, and none that took it before is still at work.
-3. Another grace later the files are deleted, unless a receipt that lists them stands again.
+2. A grace later the receipts and manifests among these, the proofs, are deleted: no run that starts from now
+   on takes the unit for done.
+3. A grace after the last call that met a proof of a file, the file is deleted: every run that took its unit
+   for done has ended by then, however late or seldom the calls come.
 
 Notes are `retention/<number>.json`; the highest number counts. A call that is broken off at any place has
 done less, never too much.
@@ -15,11 +16,13 @@ done less, never too much.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
+from agman.errors import InvalidInput
 from pipelines.errors import CorruptShard
 from pipelines.history import ancestry
 from pipelines.lake import Lake, receipt, snapshot_file, to_json
@@ -29,6 +32,7 @@ from pipelines.storage.snapshots import Manifest, read_manifest, read_pointer
 
 GOVERNED = ("shards", "embeddings", "indexes", "receipts", "snapshots")
 NOTES = "retention"
+LOOK_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Plan:
     """What a call finds and would do."""
 
     seen: dict[str, datetime]
-    """Every object that nothing needs -> when it was first seen so."""
+    """Every object that nothing needs -> when it was first seen so, and no longer listed by a proof."""
     due: tuple[str, ...]
     """What is deleted now: receipts, then manifests, then files."""
     kept: tuple[str, ...]
@@ -44,6 +48,7 @@ class Plan:
     ahead: int
     """Notes from the future: a clock was set back, so they wait."""
     due_by_folder: Counter[str] = field(default_factory=Counter)
+    due_bytes_by_folder: Counter[str] = field(default_factory=Counter)
     waiting_by_folder: Counter[str] = field(default_factory=Counter)
 
 
@@ -57,6 +62,7 @@ def plan(lake: Lake, *, keep_last: int, grace: timedelta, now: datetime) -> Plan
         now: the time, with its zone.
 
     Raises:
+        InvalidInput: if nothing is published here.
         CorruptShard: if a manifest, pin or note cannot be read: what is needed is then not known.
     """
     kept = list(_roots(lake, keep_last, now))
@@ -64,9 +70,10 @@ def plan(lake: Lake, *, keep_last: int, grace: timedelta, now: datetime) -> Plan
     unneeded = [name for folder in GOVERNED for name in lake.store.list_names(folder) if name not in needed]
     noted = _read_notes(lake)
     seen = {name: noted.get(name, now) for name in unneeded}
-    for name, since in _listed_again(lake, seen).items():
-        seen[name] = max(seen[name], since)
-    due = sorted((name for name in unneeded if _is_due(name, seen[name], grace, now)), key=_order)
+    for name in _proven(lake, unneeded):
+        if name in seen:
+            seen[name] = max(seen[name], now)
+    due = sorted((name for name in unneeded if now - seen[name] >= grace), key=_order)
     waiting = set(unneeded) - set(due)
     return Plan(
         seen,
@@ -74,6 +81,7 @@ def plan(lake: Lake, *, keep_last: int, grace: timedelta, now: datetime) -> Plan
         tuple(dict.fromkeys(manifest.id for manifest in kept)),
         sum(since > now for since in seen.values()),
         Counter(name.split("/")[0] for name in due),
+        _bytes_by_folder(lake, due),
         Counter(name.split("/")[0] for name in waiting),
     )
 
@@ -93,15 +101,18 @@ def apply(lake: Lake, found: Plan) -> None:
 
 def _roots(lake: Lake, keep_last: int, now: datetime) -> Iterator[Manifest]:
     pointer = read_pointer(lake)
-    if pointer is not None:
-        chain = ancestry(lake, pointer.snapshot, pointer.manifest_sha256)
-        for manifest, _ in zip(chain, range(max(1, keep_last)), strict=False):
-            yield manifest
-        if pointer.previous and lake.store.size(snapshot_file(pointer.previous, "manifest.json")) is not None:
-            yield read_manifest(lake, pointer.previous)
-    for pin in read_pins(lake):
-        if pin.holds(now):
-            yield read_manifest(lake, pin.snapshot)
+    if pointer is None:
+        raise InvalidInput(
+            f"lake {lake.url}: nothing is published here (no CURRENT.json), so what is needed is unknown; is "
+            "the path right? jobs/nightly.py publishes, jobs/rollback.py SNAPSHOT puts a lost pointer back"
+        )
+    chain = ancestry(lake, pointer.snapshot, pointer.manifest_sha256)
+    for manifest, _ in zip(chain, range(max(1, keep_last)), strict=False):
+        yield manifest
+    named = [pointer.previous or "", *(pin.snapshot for pin in read_pins(lake) if pin.holds(now))]
+    for snapshot in filter(None, named):
+        if lake.store.size(snapshot_file(snapshot, "manifest.json")) is not None:
+            yield read_manifest(lake, snapshot)
 
 
 def _needed(manifest: Manifest) -> Iterator[str]:
@@ -129,27 +140,29 @@ def _read_notes(lake: Lake) -> dict[str, datetime]:
         ) from error
 
 
-def _listed_again(lake: Lake, seen: Mapping[str, datetime]) -> dict[str, datetime]:
-    """Return files of unneeded receipts -> since when the receipt stands: its run may be at work."""
-    found: dict[str, datetime] = {}
-    for name, since in seen.items():
-        if name.startswith("receipts/"):
-            try:
+def _proven(lake: Lake, unneeded: Iterable[str]) -> Iterator[str]:
+    """Yield the files that unneeded receipts and manifests list: a run may have taken their word just now."""
+    for name in unneeded:
+        try:
+            if name.startswith("receipts/"):
                 made = Receipt.from_json(json.loads(lake.store.read(name).body))
-            except (FileNotFoundError, ValueError, TypeError, KeyError):
-                continue  # gone meanwhile, or damaged: it proves nothing
-            for entry in made.files:
-                if entry.name in seen:
-                    found[entry.name] = max(since, found.get(entry.name, since))
+                yield from (entry.name for entry in made.files)
+            elif _is_proof(name):
+                yield from (entry.name for entry in read_manifest(lake, name.split("/")[1]).entries())
+        except (CorruptShard, InvalidInput, FileNotFoundError, ValueError, TypeError, KeyError):
+            continue  # gone meanwhile, or damaged: it proves nothing
+
+
+def _bytes_by_folder(lake: Lake, names: list[str]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    with ThreadPoolExecutor(LOOK_THREADS) as pool:
+        for name, size in zip(names, pool.map(lake.store.size, names), strict=True):
+            found[name.split("/")[0]] += size or 0
     return found
 
 
 def _is_proof(name: str) -> bool:
     return name.startswith("receipts/") or name.endswith("/manifest.json")
-
-
-def _is_due(name: str, since: datetime, grace: timedelta, now: datetime) -> bool:
-    return now - since >= (grace if _is_proof(name) else 2 * grace)
 
 
 def _order(name: str) -> tuple[int, str]:

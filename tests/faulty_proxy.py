@@ -19,10 +19,18 @@ class Fault:
     """What happens to the next requests of a method whose path has a word in it."""
 
     kind: str
-    """`refuse` (503), `unsupported` (501), `truncate` (half a body), `lose` (no reply to what was done)."""
+    """`refuse` (503), `unsupported` (501), `truncate` (half a body), `lose` (no reply to what was done),
+    `stall` (half a body, then silence)."""
     method: str
     word: str
     times: int = 1_000_000
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: a client that gave up has closed its end, and tests look at what it got."""
 
 
 class FaultyProxy:
@@ -33,9 +41,9 @@ class FaultyProxy:
         self.faults: list[Fault] = []
         self.ignores_conditions = False
         self.requests: list[str] = []
+        self.is_closed = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -59,6 +67,7 @@ class FaultyProxy:
         return str(files.call_s3("put_object", Bucket=bucket, Key=key, Body=body)["ETag"])
 
     def close(self) -> None:
+        self.is_closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -91,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return self.connection.close()
             length = reply.getheader("Content-Length") if self.command == "HEAD" else None
-            return self._answer(reply.status, kept, found, truncated=kind == "truncate", length=length)
+            return self._answer(reply.status, kept, found, kind=kind, length=length)
         finally:
             server.close()
 
@@ -101,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers: list[tuple[str, str]],
         body: bytes,
         *,
-        truncated: bool = False,
+        kind: str = "",
         length: str | None = None,
     ) -> None:
         self.send_response(status)
@@ -109,10 +118,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", length or str(len(body)))
         self.end_headers()
+        is_cut = kind in ("truncate", "stall")
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if truncated else body)
-        if truncated:
+            self.wfile.write(body[: len(body) // 2] if is_cut else body)
+        if is_cut:
             self.wfile.flush()
+            if kind == "stall":
+                self.proxy.is_closed.wait()
             self.close_connection = True
             self.connection.close()
 

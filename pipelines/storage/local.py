@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -48,9 +48,7 @@ class LocalStore:
     def compare_and_swap(self, name: str, body: bytes, version: str | None) -> bool:
         """Compare and replace under an exclusive lock beside the object."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked(path):
             current = _version(path.read_bytes()) if path.exists() else None
             if current != version:
                 return current == _version(body)
@@ -108,8 +106,8 @@ class LocalStore:
         path = self._path(name)
         if path.exists():
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self._temporary(write) as temporary:
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -118,19 +116,28 @@ class LocalStore:
         return True
 
     @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        with told_when_full(str(self.root)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (path.parent / f".{path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+
+    @contextmanager
     def _temporary(self, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
         folder = self.root / STAGING
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
-        try:
-            with told_when_full(str(self.root)), path.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            yield path
-        finally:
-            with suppress(FileNotFoundError):
-                path.unlink()
+        # A full disk has no room for a folder or a link either.
+        with told_when_full(str(self.root)):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with path.open("xb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
 
 
 def _version(body: bytes) -> str:

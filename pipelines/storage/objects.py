@@ -1,7 +1,7 @@
 """Objects by name: read with a version, put if absent, compare and swap.
 
 Everything the lake promises rests on these few operations, so each store offers the same contract and one
-test suite holds all of them to it (`tests/unit/storage`, `tests/integration/test_s3_store.py`).
+test suite holds all of them to it (`tests/integration/test_store_contract.py`).
 """
 
 import hashlib

@@ -20,6 +20,7 @@ from fsspec.asyn import sync
 
 from agman.errors import InvalidInput
 from pipelines.errors import CommitUnknown, StorageUnavailable
+from pipelines.storage.full import told_when_full
 from pipelines.storage.objects import Versioned, check_name
 
 _PRECONDITION_CODES = frozenset({"PreconditionFailed", "412"})
@@ -54,7 +55,7 @@ class S3Store:
         return self._url
 
     def __reduce__(self) -> tuple[Callable[..., "S3Store"], tuple[str]]:
-        """Travel to Ray workers as the address alone."""
+        """Travel to Ray workers without the connection."""
         return partial(S3Store, is_conditional=self._is_conditional), (self._url,)
 
     @cached_property
@@ -94,7 +95,7 @@ class S3Store:
         """Download to a temporary file for the time of the `with`."""
         with tempfile.TemporaryDirectory(prefix="lake-") as folder:
             path = Path(folder) / name.rsplit("/", 1)[-1]
-            with _translated(f"{self._url}/{name}"):
+            with told_when_full(folder), _translated(f"{self._url}/{name}"):
                 self._fs.get_file(self._path(name), str(path))
             yield path
 

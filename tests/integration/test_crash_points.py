@@ -205,6 +205,7 @@ def points(night: Night, root: str) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.timeout(1200)  # some hundred nights: a minute a store on two idle cores
 def test_a_night_killed_at_any_write_ends_as_the_unbroken_one(
     night: Night, root: str, zygotes: Zygotes
 ) -> None:

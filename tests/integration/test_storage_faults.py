@@ -12,16 +12,18 @@ import s3fs
 from faulty_proxy import Fault, FaultyProxy
 
 from agman.errors import InvalidInput
-from pipelines.errors import StorageFull, StorageUnavailable
-from pipelines.lake import Lake, working_folder
+from pipelines.errors import CommitUnknown, StaleSnapshot, StorageFull, StorageUnavailable
+from pipelines.lake import CURRENT, Lake, working_folder
 from pipelines.storage.conditions import check_conditional_writes
 from pipelines.storage.local import LocalStore
 from pipelines.storage.objects import store_file
 from pipelines.storage.s3 import S3Store
+from pipelines.storage.snapshots import Pointer, read_pointer, swap_pointer
 
 pytestmark = pytest.mark.integration
 
 BODY = os.urandom(300_000)
+READ_TIMEOUT_S = 2  # of a client that waits less long than the default, 60
 
 
 class ProxiedStore(S3Store):
@@ -35,7 +37,7 @@ class ProxiedStore(S3Store):
             endpoint_url=self.endpoint,
             use_listings_cache=False,
             skip_instance_cache=True,
-            config_kwargs={"retries": {"max_attempts": 1}},
+            config_kwargs={"retries": {"max_attempts": 1}, "read_timeout": READ_TIMEOUT_S},
         )
 
 
@@ -57,6 +59,19 @@ def behind(proxy: FaultyProxy, url: str, monkeypatch: pytest.MonkeyPatch) -> Pro
     monkeypatch.setattr(ProxiedStore, "endpoint", proxy.url)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     return ProxiedStore(url)
+
+
+class ProxiedLake(Lake):
+    """A lake on a `ProxiedStore`."""
+
+    @property
+    def store(self) -> ProxiedStore:
+        return ProxiedStore(self.url)
+
+
+@pytest.fixture
+def lake_behind(behind: ProxiedStore, url: str) -> Lake:
+    return ProxiedLake(url)
 
 
 @pytest.fixture
@@ -98,9 +113,10 @@ def test_a_lasting_refusal_is_transient_trouble_and_writes_nothing(
     assert server.read("there").body == b"old"
 
 
+@pytest.mark.parametrize("kind", ["truncate", "stall"])
 @pytest.mark.parametrize("what", ["read", "copy", "range"])
 def test_half_of_a_body_is_never_taken_for_the_whole(
-    proxy: FaultyProxy, behind: ProxiedStore, server: S3Store, what: str
+    proxy: FaultyProxy, behind: ProxiedStore, server: S3Store, what: str, kind: str
 ) -> None:
     server.put_if_absent("there", BODY)
 
@@ -112,7 +128,7 @@ def test_half_of_a_body_is_never_taken_for_the_whole(
         with behind.local_copy("there") as path:
             return path.read_bytes()
 
-    proxy.faults = [Fault("truncate", "GET", "there", times=1_000)]
+    proxy.faults = [Fault(kind, "GET", "there", times=1_000)]
     with pytest.raises(StorageUnavailable):
         read()
     proxy.faults = []
@@ -142,6 +158,55 @@ def test_a_swap_whose_reply_is_lost_counts_as_done_once(
     assert behind.compare_and_swap("pointer", b"two", version)
     assert not behind.compare_and_swap("pointer", b"three", version)
     assert server.read("pointer").body == b"two"
+
+
+@pytest.fixture
+def pointer(lake_behind: Lake) -> Pointer:
+    """A first snapshot's pointer, published."""
+    swap_pointer(lake_behind, Pointer("one", "uuid-1", None, "now"), None)
+    found = read_pointer(lake_behind)
+    assert found
+    return found
+
+
+def test_a_publication_whose_reply_is_lost_for_good_is_settled_by_reading_back(
+    proxy: FaultyProxy, lake_behind: Lake, pointer: Pointer
+) -> None:
+    """Every try is left without a reply, the client gives up: the first of them was done."""
+    proxy.faults = [Fault("lose", "PUT", CURRENT)]
+    swap_pointer(lake_behind, Pointer("two", "uuid-2", "one", "now"), pointer.version)
+    found = read_pointer(lake_behind)
+    assert found
+    assert (found.snapshot, found.commit_uuid) == ("two", "uuid-2")
+
+
+def test_a_publication_that_cannot_be_read_back_says_that_it_is_not_known(
+    proxy: FaultyProxy, lake_behind: Lake, pointer: Pointer
+) -> None:
+    proxy.faults = [Fault("lose", "PUT", CURRENT), Fault("refuse", "GET", CURRENT)]
+    with pytest.raises(CommitUnknown, match=r"look at CURRENT\.json"):
+        swap_pointer(lake_behind, Pointer("two", "uuid-2", "one", "now"), pointer.version)
+
+
+def test_a_publication_that_was_refused_changed_nothing(
+    proxy: FaultyProxy, lake_behind: Lake, pointer: Pointer
+) -> None:
+    proxy.faults = [Fault("refuse", "PUT", CURRENT)]
+    with pytest.raises((StaleSnapshot, StorageUnavailable)):
+        swap_pointer(lake_behind, Pointer("two", "uuid-2", "one", "now"), pointer.version)
+    assert read_pointer(lake_behind) == pointer
+
+
+def test_of_two_publications_with_lost_replies_one_is_done(
+    proxy: FaultyProxy, lake_behind: Lake, pointer: Pointer
+) -> None:
+    proxy.faults = [Fault("lose", "PUT", CURRENT)]
+    swap_pointer(lake_behind, Pointer("two", "uuid-2", "one", "now"), pointer.version)
+    with pytest.raises(StaleSnapshot):
+        swap_pointer(lake_behind, Pointer("three", "uuid-3", "one", "now"), pointer.version)
+    found = read_pointer(lake_behind)
+    assert found
+    assert found.snapshot == "two"
 
 
 def test_a_store_with_conditional_writes_is_accepted(behind: ProxiedStore, server: S3Store) -> None:
@@ -201,6 +266,37 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(
     assert store.size("new") is None
     assert store.read("there").body == b"old"
     assert list((tmp_path / "lake" / ".staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["mkdir", "link"])
+def test_a_disk_without_room_for_a_name_is_told_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = LocalStore(tmp_path / "lake")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(StorageFull, match=r"lake: no room left"):
+        store.put_if_absent("folder/new", BODY)
+    monkeypatch.undo()
+    assert list(store.list_names("")) == []
+
+
+def test_no_room_for_a_download_is_told_alike(
+    behind: ProxiedStore, server: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put_if_absent("there", BODY)
+    # s3fs opens the file to download into itself.
+    monkeypatch.setattr(
+        s3fs.core,
+        "open",
+        lambda _, mode: open("/dev/full", mode, buffering=0),
+        raising=False,
+    )
+    with pytest.raises(StorageFull, match="no room left"), behind.local_copy("there"):
+        pass
 
 
 def test_a_full_disk_for_working_files_is_told_alike() -> None:

@@ -50,6 +50,7 @@ def test_nights_of_which_a_share_changes_embed_that_share(
     figures = last["figures"]
     # Of the 6 that change, 2 are deleted, 2 edited and 2 added.
     assert (figures["first_embedded"], figures["second_embedded"]) == (30, 4)
+    assert (figures["first_probed"], figures["second_probed"]) == (30, 30)
     assert last["floor"] == {"model_time_share": 0.133333}
     assert 0 < figures["second_worker_model_s"] < figures["second_embed_s"] < figures["second_s"]
 
@@ -58,6 +59,7 @@ def test_later_nights_count_by_their_medians() -> None:
     nights = [
         Cost(
             embedded,
+            64,
             {"embed": embed, "rest": 1.0},
             {"read": 0.0, "decode": 0.0, "model": model, "write": 0.0},
         )
@@ -65,9 +67,11 @@ def test_later_nights_count_by_their_medians() -> None:
     ]
     later = second_night.median(nights)
     assert (later.embedded, later.seconds, later.work["model"]) == (21, 5.0, 0.3)
-    first = Cost(3000, {"embed": 99.0, "rest": 1.0}, {**later.work, "model": 30.0})
+    first = Cost(3000, 60, {"embed": 99.0, "rest": 1.0}, {**later.work, "model": 30.0})
     figures = second_night.figures(first, later)
-    assert figures["model_time_share"] == pytest.approx(0.01)
+    assert figures["model_time_share_without_probe"] == pytest.approx(0.01)
+    # The probe's 60 and 64 pictures at 10 ms each.
+    assert figures["model_time_share"] == pytest.approx((0.3 + 0.64) / (30 + 0.6))
     assert figures["time_share"] == pytest.approx(0.05)
 
 

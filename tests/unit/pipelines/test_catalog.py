@@ -289,6 +289,22 @@ def test_what_a_stopped_run_packed_is_not_fetched_again(shop: Shop) -> None:
     assert len(shop.embedded) == 5
 
 
+@pytest.mark.parametrize(("kind", "is_final"), [("truncated", True), ("unavailable", False)])
+def test_what_a_stopped_run_found_bad_is_not_fetched_again_unless_it_may_have_passed(
+    shop: Shop, kind: str, is_final: bool
+) -> None:
+    stopped = Shop(shop.folder / "stopped")
+    stopped.folder.mkdir()
+    stopped.bad = shop.bad = {"u/c": kind}
+    stopped.run(FIRST)
+    shop.unpublished = sorted((stopped.folder / "night-1").glob("shard-*.parquet"))
+    shop.num_adopted = 4 if is_final else 3
+    shop.run(FIRST)
+    assert shop.fetched == ([] if is_final else ["c"])
+    assert [(row["key"], row["kind"]) for row in shop.quarantine()] == [("c", kind)]
+    assert set(shop.catalog()) == {"a", "b", "d"}
+
+
 def test_a_row_whose_picture_lies_in_a_shard_that_is_not_known_is_not_adopted(shop: Shop) -> None:
     first, second = Shop(shop.folder / "first"), shop
     first.folder.mkdir()

@@ -82,6 +82,40 @@ def test_nothing_is_due_before_its_grace_is_over(lake: Lake, nights: list[Manife
     assert names(lake) == before
 
 
+@pytest.mark.parametrize(
+    ("before", "at"),
+    [([0], 3.5), ([0, 0.95], 1.95)],
+    ids=["the second call comes after three graces", "just before the second grace is over"],
+)
+def test_files_outlive_their_proof_by_a_grace(
+    lake: Lake, nights: list[Manifest], before: list[float], at: float
+) -> None:
+    """A run may have taken the unit for done at the last moment, whenever that was."""
+    manifest = nights[0]
+    proof = receipt(f"shards/{manifest.dataset}", *manifest.shards)
+    files = {entry.name for entry in manifest.entries()}
+    for graces in before:
+        clean(lake, DAY_0 + graces * GRACE)
+    assert lake.store.size(proof) is not None
+    clean(lake, DAY_0 + at * GRACE)
+    assert lake.store.size(proof) is None
+    clean(lake, DAY_0 + (at + 0.99) * GRACE)
+    assert files <= names(lake)
+    clean(lake, DAY_0 + (at + 1) * GRACE)
+    assert not files & names(lake)
+
+
+def test_files_that_no_proof_lists_go_after_a_grace(lake: Lake, nights: list[Manifest]) -> None:
+    lake.store.put_if_absent("shards/shop/half-of-a-unit.tar", b"tar")
+    lake.store.put_if_absent("receipts/shards/shop/damaged.json", b"{")
+    clean(lake, DAYS[0], keep_last=4)
+    assert lake.store.size("shards/shop/half-of-a-unit.tar") == 3
+    found = clean(lake, DAYS[1], keep_last=4)
+    assert found.due == ("receipts/shards/shop/damaged.json", "shards/shop/half-of-a-unit.tar")
+    assert found.due_bytes_by_folder == {"receipts": 1, "shards": 3}
+    assert plan(lake, keep_last=4, grace=GRACE, now=DAYS[2]).seen == {}
+
+
 def test_pins_keep_a_snapshot_until_they_expire(lake: Lake, nights: list[Manifest]) -> None:
     pin(lake, "night-0", "christmas", DAYS[0])
     pin(lake, "night-1", "reader", DAYS[0], days=3)
@@ -184,6 +218,21 @@ def test_a_clock_that_was_set_back_deletes_nothing(lake: Lake, nights: list[Mani
     found = clean(lake, DAYS[0])
     assert found.ahead == len(found.seen) > 0
     assert names(lake) == before
+
+
+def test_a_lake_without_a_pointer_is_left_alone(lake: Lake, nights: list[Manifest]) -> None:
+    clean(lake, DAYS[0])
+    lake.store.delete("CURRENT.json")
+    before = names(lake)
+    with pytest.raises(InvalidInput, match="nothing is published"):
+        clean(lake, DAYS[4])
+    assert names(lake) == before
+
+
+def test_a_pin_of_what_is_gone_does_not_stand_in_the_way(lake: Lake, nights: list[Manifest]) -> None:
+    pin(lake, "night-0", "late", DAYS[0])
+    lake.store.delete("snapshots/night-0/manifest.json")
+    assert clean(lake, DAYS[0]).kept == ("night-3", "night-2")
 
 
 def test_nothing_is_deleted_while_a_manifest_cannot_be_read(lake: Lake, nights: list[Manifest]) -> None:
