@@ -1,13 +1,14 @@
 """What changed is told by the bytes: names, times and tokens only save the looking."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from inline_ray import inline_ray
 from PIL import Image
 
 from pipelines.embedding import EmbedOptions
@@ -19,7 +20,7 @@ from pipelines.shards.plan import ShardOptions
 from pipelines.storage.snapshots import Manifest, current_manifest
 from pipelines.telemetry import Run
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.integration
 
 NUM_IMAGES = 6
 
@@ -27,6 +28,12 @@ NUM_IMAGES = 6
 def picture(seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
     return Image.fromarray(noise).resize((40, 40))
+
+
+@pytest.fixture(autouse=True)
+def _inline() -> Iterator[None]:
+    with inline_ray():
+        yield
 
 
 @pytest.fixture

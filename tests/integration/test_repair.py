@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from inline_ray import inline_ray
 from PIL import Image
 
 from pipelines.embedding import EmbedOptions
@@ -21,7 +22,7 @@ from pipelines.shards.read import read_picture
 from pipelines.storage.snapshots import Manifest, current_manifest, read_pointer
 from pipelines.telemetry import Run
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.integration
 
 NUM_IMAGES = 8
 
@@ -42,13 +43,12 @@ def night(lake: Lake, source: Path, model: Path, **options: bool) -> tuple[Manif
         **options,
     )
     run = Run("nightly", config, lake)
-    return run_night(config, run), run
+    with inline_ray():
+        return run_night(config, run), run
 
 
 @pytest.fixture(scope="module")
-def published(
-    tmp_path_factory: pytest.TempPathFactory, other_taxonomy_model: Path, local_ray: None
-) -> tuple[Path, Path]:
+def published(tmp_path_factory: pytest.TempPathFactory, other_taxonomy_model: Path) -> tuple[Path, Path]:
     """A lake after its first night, and its source; tests take copies."""
     folder = tmp_path_factory.mktemp("published")
     for number in range(NUM_IMAGES):
