@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import webdataset as wds
 
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, shard_index, shard_tar
@@ -109,6 +108,8 @@ def stream_samples(urls: Sequence[str], *, shuffle: int = 0, seed: int = 0) -> I
         shuffle: size of webdataset's shuffle buffer, samples; 0 keeps the order.
         seed: of the shuffle.
     """
+    import webdataset as wds  # it loads torch: who packs or indexes need not wait two seconds for that
+
     # Our own opener stands in for webdataset's gopen, whose `pipe:` scheme runs a shell.
     sources = ({"url": url, "stream": stream} for url, stream in _open_all(urls))
     files = wds.tariterators.tar_file_expander(sources)

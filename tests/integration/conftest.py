@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from inline_ray import inline_ray
 
 ROOT = Path(__file__).parents[2]
 WEED = Path(sys.executable).parent / "weed"
@@ -76,7 +77,7 @@ def local_ray() -> Iterator[None]:
 
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=2,
         object_store_memory=200 << 20,
         include_dashboard=False,
         namespace="agman",
@@ -85,6 +86,13 @@ def local_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def within_process() -> Iterator[None]:
+    """Ray's tasks and actors run at once in this process: for tests of nights, not of Ray."""
+    with inline_ray():
+        yield
 
 
 @pytest.fixture(scope="session")

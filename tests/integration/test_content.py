@@ -1,14 +1,13 @@
 """What changed is told by the bytes: names, times and tokens only save the looking."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from inline_ray import inline_ray
 from PIL import Image
 
 from pipelines.embedding import EmbedOptions
@@ -20,7 +19,7 @@ from pipelines.shards.plan import ShardOptions
 from pipelines.storage.snapshots import Manifest, current_manifest
 from pipelines.telemetry import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("within_process")]
 
 NUM_IMAGES = 6
 
@@ -28,12 +27,6 @@ NUM_IMAGES = 6
 def picture(seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
     return Image.fromarray(noise).resize((40, 40))
-
-
-@pytest.fixture(autouse=True)
-def _inline() -> Iterator[None]:
-    with inline_ray():
-        yield
 
 
 @pytest.fixture

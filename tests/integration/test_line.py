@@ -25,7 +25,7 @@ from pipelines.sources import GeneratedSource
 from pipelines.storage.snapshots import Manifest, read_manifest, read_pointer
 from pipelines.telemetry import Run
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.integration
 
 NUM_IMAGES = 60
 SHARDS = ShardOptions(images_per_shard=16)
@@ -68,6 +68,7 @@ def counted(lake: Lake) -> dict[str, int]:
     return dict(db.execute(query).fetchall())
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_two_nights_and_an_identical_third(lake_url: str, run: Callable[..., Manifest | None]) -> None:
     lake = Lake(lake_url)
     first = run(1)
@@ -155,6 +156,7 @@ def check_answers(lake: Lake, manifest: Manifest) -> None:
         assert all(float(fresh[name] @ stored[name]) > 0.999 for name in FASHIONAI.names)
 
 
+@pytest.mark.usefixtures("within_process")
 @pytest.mark.parametrize("lake_url", ["local"], indirect=True)
 def test_a_failed_gate_leaves_the_old_snapshot_serving(
     lake_url: str, run: Callable[..., Manifest | None]
@@ -170,6 +172,7 @@ def test_a_failed_gate_leaves_the_old_snapshot_serving(
     assert repaired.night == 2
 
 
+@pytest.mark.usefixtures("within_process")
 @pytest.mark.parametrize("lake_url", ["local"], indirect=True)
 def test_a_model_of_another_taxonomy_needs_permission(
     lake_url: str, run: Callable[..., Manifest | None], other_taxonomy_model: Path

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from inline_ray import inline_ray
 from PIL import Image
 
 from pipelines.embedding import EmbedOptions
@@ -19,7 +20,7 @@ from pipelines.sources.drawing import draw_jpeg
 from pipelines.storage.snapshots import Manifest
 from pipelines.telemetry import Run
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("within_process")]
 
 
 def noise(seed: int, channels: int = 3) -> np.ndarray:
@@ -76,9 +77,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.fixture(scope="module")
-def published(
-    tmp_path_factory: pytest.TempPathFactory, local_ray: None, tiny_model: Path
-) -> tuple[Lake, Manifest]:
+def published(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Lake, Manifest]:
     folder = tmp_path_factory.mktemp("pictures é")
     for name, body in {**good_files(), **{name: body for name, (body, _) in bad_files().items()}}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +91,8 @@ def published(
         model=str(tiny_model),
         embed=EmbedOptions(num_workers=1),
     )
-    manifest = run_night(config, Run("nightly", config, lake))
+    with inline_ray():
+        manifest = run_night(config, Run("nightly", config, lake))
     assert manifest is not None
     return lake, manifest
 

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -10,7 +9,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from called_jobs import call
-from inline_ray import inline_ray
 from PIL import Image
 
 from pipelines.embedding import EmbedOptions
@@ -23,15 +21,9 @@ from pipelines.quality import GateOptions
 from pipelines.storage.snapshots import Manifest, current_manifest
 from pipelines.telemetry import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("within_process")]
 
 IMPOSSIBLE = GateOptions(min_recall=1.5)
-
-
-@pytest.fixture(autouse=True)
-def _inline() -> Iterator[None]:
-    with inline_ray():
-        yield
 
 
 @pytest.fixture
