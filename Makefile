@@ -2,7 +2,7 @@
 PYTHON ?= python3
 LAKE ?= ./demo-lake
 BIN := .venv/bin
-TESTS ?= tests/unit tests/integration
+TESTS ?= tests/unit tests/integration tests/multi_node
 
 .PHONY: demo test coverage lint clean
 

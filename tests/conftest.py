@@ -22,6 +22,9 @@ from agman.taxonomy import FASHIONAI, Taxonomy  # noqa: E402
 from agman.transforms import Preprocess  # noqa: E402
 
 
+pytest_plugins = ["loopback"]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_ray_left() -> Iterator[None]:
     RAY_FOLDER.mkdir(exist_ok=True)
