@@ -15,6 +15,8 @@ for _name, _value in {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_DEDUP_LOGS": "1",
+    # A task that runs out of memory is tried again without end by default.
+    "RAY_task_oom_retries": "4",
     "RAY_enable_open_telemetry": "0",
 }.items():
     os.environ.setdefault(_name, _value)
@@ -67,6 +69,14 @@ def num_cpus() -> int:
 def num_gpus() -> int:
     """Return the GPUs of the cluster."""
     return int(_resource("GPU"))
+
+
+def resources_line() -> str:
+    """Say what the cluster has and what of it is free."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return " and ".join(
+        f"{_resource(name):g} {name}s ({free.get(name, 0.0):g} free)" for name in ("CPU", "GPU")
+    )
 
 
 def _resource(name: str) -> float:

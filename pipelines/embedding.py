@@ -4,24 +4,23 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import ray
 import torch
 
 from agman.checkpoint import LoadedModel, load_model
 from agman.embedder import Embedder
-from agman.errors import BadSample, InvalidInput
-from agman.transforms import normalise, read_pixels
-from pipelines.cluster import is_remote, num_cpus, num_gpus
+from agman.errors import InvalidInput
+from agman.transforms import normalise
+from pipelines.decoding import Decoded, Decoding, PartPlan
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, short_digest
 from pipelines.models import fetch_model
 from pipelines.parts import NORM_TOLERANCE, round_to_half, write_part
-from pipelines.scheduling import ActorWorkers, Receipt, Unit
-from pipelines.shards.read import read_pictures
+from pipelines.scheduling import Receipt, Unit
 from pipelines.storage.objects import FileEntry
 from pipelines.values import said_of
 
@@ -35,9 +34,16 @@ class EmbedOptions:
     batch_size: int = 32
     """Pictures per forward pass."""
     num_workers: int = 0
-    """Ray actors, each with the model; 0 takes one per GPU of the cluster, or per `threads` CPUs."""
+    """Ray actors, each with the model; 0 takes one per GPU or per `threads` CPUs that there are now."""
     threads: int = 1
     """CPU threads of the model in each actor, which are the CPUs it reserves."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: a GPU for each worker where the cluster has any now; `gpu` asks for them also where a cluster
+    must first bring them, and refuses to embed without; `cpu` leaves them alone."""
+    decoders: int = 0
+    """Shards that Ray tasks of a CPU each read and decode ahead of the workers, as on CPU nodes beside GPU
+    nodes; 0 decodes in the worker. The object store holds so many and two a worker, 3 x image_size² bytes a
+    picture."""
     precision: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the processor computes in it."""
 
@@ -45,24 +51,15 @@ class EmbedOptions:
         """Refuse what would fail later on a worker."""
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision: expected auto, float32 or bfloat16, found {self.precision}")
-        if self.batch_size < 1 or self.threads < 1 or self.num_workers < 0:
-            raise ValueError("batch_size and threads: expected at least 1; num_workers: at least 0")
+        if self.batch_size < 1 or self.threads < 1:
+            raise ValueError("batch_size and threads: expected at least 1")
+        if self.num_workers < 0 or self.decoders < 0:
+            raise ValueError("num_workers and decoders: expected at least 0")
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The embedder's argument."""
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.precision)
-
-
-@dataclass(frozen=True, slots=True)
-class PartPlan:
-    """Which pictures of a shard become a part under a model."""
-
-    shard: str
-    files: tuple[FileEntry, ...]
-    """The shard's tar and index."""
-    model: str
-    digests: tuple[str, ...]
 
 
 def plan_part(shard: str, files: Sequence[FileEntry], model: str, digests: Sequence[str]) -> Unit:
@@ -88,27 +85,36 @@ class PartEmbedder:
     """A model in memory that makes parts; wrapped as a Ray actor, or called directly in a test."""
 
     def __init__(self, lake: Lake, model: str, options: EmbedOptions) -> None:
-        """Load the model once."""
+        """Load the model once.
+
+        Raises:
+            InvalidInput: if a GPU is asked for and PyTorch finds none.
+        """
         torch.set_num_threads(options.threads)
         self.lake = lake
         self.options = options
         with fetch_model(lake, model) as folder:
             self.loaded: LoadedModel = load_model(folder)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = choose_device(options.accelerator)
         self.embedder = Embedder(self.loaded.model.to(self.device), dtype=options.dtype)
 
-    def run(self, unit: Unit) -> Receipt:
-        """Make the part of a unit whose payload is a `PartPlan`."""
+    def run(self, unit: Unit, decoded: Decoded | None = None) -> Receipt:
+        """Make the part of a unit whose payload is a `PartPlan`.
+
+        Args:
+            unit: the work.
+            decoded: its pictures, where they were read and decoded elsewhere.
+        """
         plan: PartPlan = unit.payload
-        seconds = dict.fromkeys(("read", "decode", "model", "write"), 0.0)
+        pictures = decoded or Decoding(self.lake, plan, self.loaded.preprocess)
         digests: list[str] = []
-        refused: list[dict[str, str]] = []
         blocks: list[np.ndarray] = []
-        for batch, pixels in self._batches(plan, refused, seconds):
+        model_s = 0.0
+        for batch, pixels in pictures.batches(self.options.batch_size):
             started = time.perf_counter()
             blocks.append(self.embed(pixels))
             digests.extend(batch)
-            seconds["model"] += time.perf_counter() - started
+            model_s += time.perf_counter() - started
         started = time.perf_counter()
         names = self.loaded.taxonomy.names
         dim = self.loaded.model.config.embedding_dim
@@ -116,7 +122,8 @@ class PartEmbedder:
         _check_embeddings(embeddings, digests)
         values = said_of(self.loaded, embeddings)
         files = write_part(self.lake, plan.model, unit.name, names, digests, embeddings, values)
-        seconds["write"] = time.perf_counter() - started
+        seconds = {**pictures.seconds, "model": model_s, "write": time.perf_counter() - started}
+        refused = pictures.refused
         return Receipt(
             unit=unit.name,
             files=tuple(files.values()),
@@ -130,43 +137,20 @@ class PartEmbedder:
         inputs = normalise(pixels.to(self.device), self.loaded.preprocess)
         return round_to_half(self.embedder.embed(inputs).cpu().numpy())
 
-    def _batches(
-        self, plan: PartPlan, refused: list[dict[str, str]], seconds: dict[str, float]
-    ) -> Iterator[tuple[list[str], torch.Tensor]]:
-        digests: list[str] = []
-        pixels: list[torch.Tensor] = []
-        started = time.perf_counter()
-        for digest, encoded in read_pictures(self.lake, plan.files, plan.digests):
-            seconds["read"] += time.perf_counter() - started
-            started = time.perf_counter()
-            try:
-                pixels.append(read_pixels(encoded, self.loaded.preprocess))
-                digests.append(digest)
-            except BadSample as error:
-                refused.append({"sha256": digest, "kind": error.kind, "message": error.message})
-            seconds["decode"] += time.perf_counter() - started
-            if len(pixels) == self.options.batch_size:
-                yield digests, torch.stack(pixels)
-                digests, pixels = [], []
-            started = time.perf_counter()
-        if pixels:
-            yield digests, torch.stack(pixels)
 
+def choose_device(accelerator: str) -> str:
+    """Return PyTorch's name of what to compute with.
 
-def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int) -> ActorWorkers:
-    """Start the actors that hold the model: one per GPU, or one per `threads` CPUs, never more than units."""
-    gpus = num_gpus()
-    wanted = options.num_workers or gpus or 1
-    if not is_remote() and (wanted * options.threads > num_cpus() or wanted > (gpus or wanted)):
+    Raises:
+        InvalidInput: if a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
         raise InvalidInput(
-            f"embedding: {wanted} workers of {options.threads} CPUs expected, found {num_cpus()} CPUs and "
-            f"{gpus} GPUs; lower --embed.num-workers or --embed.threads"
+            "accelerator gpu: expected PyTorch to find a GPU where the model is loaded, found none; give "
+            "--embed.accelerator cpu or auto"
         )
-    count = min(num_units, options.num_workers or gpus or max(1, num_cpus() // options.threads))
-    actor = ray.remote(PartEmbedder).options(
-        num_cpus=options.threads, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=4
-    )
-    return ActorWorkers([actor.remote(lake, model, options) for _ in range(count)])
+    return "cuda" if has_gpu and accelerator != "cpu" else "cpu"
 
 
 def _check_embeddings(embeddings: np.ndarray, digests: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ AgmanError
 ├── GateFailed            the new snapshot is not good enough: the old one goes on serving
 ├── StaleSnapshot         somebody else published meanwhile: plan again
 ├── OutOfTime             the time that was given is used up: the next run goes on
+├── WorkersLost           a unit ends every worker that it is given to: more memory or smaller units
 ├── StorageFull           no room on a disk: make some, then run again
 ├── CommitUnknown         a swap whose outcome could not be read back: look before acting
 └── StorageUnavailable    transient: the only one that is retried
@@ -45,6 +46,10 @@ class StaleSnapshot(AgmanError):
 
 class OutOfTime(AgmanError):
     """The time that the run was given is used up; what is finished stays, and the next run goes on."""
+
+
+class WorkersLost(AgmanError):
+    """Every worker that a unit of work was given to died, mostly for want of memory."""
 
 
 class CommitUnknown(AgmanError):

@@ -4,13 +4,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pipelines.cluster import num_cpus
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.inverted_lists import plan_template, template_of, train_template
 from pipelines.lake import Lake
-from pipelines.scheduling import Receipt, TaskWorkers, Unit, fresh_unit
+from pipelines.scheduling import Receipt, Unit, fresh_unit
 from pipelines.storage.snapshots import Group, Manifest, Part, Template
 from pipelines.upkeep import decide, mean_imbalance
+from pipelines.workers import TaskWorkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def index_parts(
     rest = [part for part in parts if part.name not in covered]
     units = [_fresh(unit, spent) for unit in plan_groups(model, rest, options, template)]
     total = sum(unit.num_images for unit in units)
-    made = [receipt for _, receipt in run("index", total, units, TaskWorkers(work, window=num_cpus()))]
+    made = [receipt for _, receipt in run("index", total, units, TaskWorkers(work))]
     built = sorted(map(group_of, made), key=lambda group: group.name)
     if template and is_new:
         template = replace(template, imbalance=mean_imbalance(built))
@@ -86,7 +86,7 @@ def _train(lake: Lake, units: Sequence[Unit], kind: str, num_rows: int, run: Run
         return train_template(lake, unit)
 
     total = sum(unit.num_images for unit in units)
-    workers = TaskWorkers(work, window=num_cpus())
+    workers = TaskWorkers(work)
     made = {unit.name: receipt for unit, receipt in run("train index", total, units, workers, unit="vectors")}
     return template_of(kind, num_rows, {unit.payload.attribute: made[unit.name] for unit in units})
 

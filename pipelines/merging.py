@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipelines.cluster import num_cpus
 from pipelines.errors import CorruptShard
 from pipelines.indexing import RunStage
 from pipelines.lake import Lake, short_digest
 from pipelines.parts import read_embeddings, read_values, write_part
-from pipelines.scheduling import Receipt, TaskWorkers, Unit, fresh_unit
+from pipelines.scheduling import Receipt, Unit, fresh_unit
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Part
+from pipelines.workers import TaskWorkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def merge_small(
         return merge_parts(lake, unit)
 
     total = sum(unit.num_images for unit in units)
-    made = [receipt for _, receipt in run("merge parts", total, units, TaskWorkers(work, window=num_cpus()))]
+    made = [receipt for _, receipt in run("merge parts", total, units, TaskWorkers(work))]
     return [(_part_of(receipt), receipt.detail["pictures"]) for receipt in made]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from agman.checkpoint import load_model
 from agman.errors import InvalidInput
 from pipelines.catalog import Catalog, Difference
-from pipelines.cluster import num_cpus
 from pipelines.condemned import condemned_parts
-from pipelines.embedding import EmbedOptions, embed_workers, plan_part
+from pipelines.embed_workers import embed_workers
+from pipelines.embedding import EmbedOptions, plan_part
 from pipelines.errors import OutOfTime
 from pipelines.index import IndexOptions
 from pipelines.indexing import Indexed, index_parts
@@ -26,7 +26,6 @@ from pipelines.quality import GateOptions
 from pipelines.repair import newest_whole, parts_of, shards_of, unit_names
 from pipelines.scheduling import (
     Receipt,
-    TaskWorkers,
     Unit,
     Workers,
     fresh_unit,
@@ -41,6 +40,7 @@ from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Manifest, Part, Pointer, read_pointer
 from pipelines.telemetry import Run, Stage
 from pipelines.upkeep import small_parts
+from pipelines.workers import TaskWorkers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +177,7 @@ class Night:
             return write_shard(lake, unit)
 
         fresh = []
-        workers = TaskWorkers(work, window=2 * num_cpus())
+        workers = TaskWorkers(work)
         for unit, made in self._run("shard", total, units, workers, reused=adopted):
             self.shard_receipts[unit.name] = made
             fresh.append(unit.name)
@@ -304,7 +304,7 @@ class Night:
             if reused:
                 stage.advance(reused, reused=True)
             if workers is not None:
-                for finished in run_units(self.lake, self._in_time(units), workers):
+                for finished in run_units(self.lake, self._in_time(units), workers, self.run.say):
                     yield self._note(stage, *finished)
         if self._is_late:
             raise OutOfTime(

@@ -24,6 +24,7 @@ from agman.transforms import read_pixels
 from pipelines.catalog import Catalog
 from pipelines.cluster import num_gpus
 from pipelines.drift import Moved, compare_vectors, drift_gates, model_gates, sample_gates
+from pipelines.embed_workers import uses_gpu
 from pipelines.embedding import EmbedOptions, PartEmbedder
 from pipelines.errors import CorruptShard, StorageUnavailable
 from pipelines.lake import Lake
@@ -172,7 +173,7 @@ def start_probe(lake: Lake, model: str, probe: Probe, embed: EmbedOptions, bound
     """Judge the probe in a Ray task on what the night embeds with; resolves to what `probe_gates` gives."""
     task: Any = ray.remote(probe_gates).options(
         num_cpus=embed.threads,
-        num_gpus=1 if num_gpus() else 0,
+        num_gpus=1 if uses_gpu(embed, num_gpus()) else 0,
         max_retries=TASK_RETRIES,
         retry_exceptions=[StorageUnavailable],
     )

@@ -1,12 +1,12 @@
 """One way to run units of work on Ray: sharding, embedding and indexing all go through `run_units`.
 
 A unit is named by its inputs' digest and leaves a receipt. A unit whose receipt is valid is not run again, so
-a run that was killed and started again finishes the rest and does nothing twice. Ray schedules, retries,
-restarts and places; this module bounds how much is in flight and takes results as they finish.
+a run that was killed and started again finishes the rest and does nothing twice. Ray schedules, restarts and
+places; `workers.py` bounds how much is in flight, and this module keeps the results as they finish.
 """
 
 import json
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
@@ -16,14 +16,15 @@ import ray
 from ray.exceptions import RayTaskError
 
 from agman.errors import AgmanError
-from pipelines.errors import CorruptShard, StorageUnavailable
+from pipelines import cluster
 from pipelines.lake import Lake, receipt, short_digest, to_json
 from pipelines.storage.objects import FileEntry
 
 Ref: TypeAlias = "ray.ObjectRef[Any]"
 T = TypeVar("T")
 TASK_RETRIES = 4
-WAIT_S = 1.0
+"""Of a plain task, by Ray: a lost node and a worker that died cost one each."""
+SILENT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,62 +66,42 @@ class Receipt:
 class Workers(Protocol):
     """Where units run: Ray tasks, or a pool of Ray actors that hold a model."""
 
-    window: int
-    """Most units in flight."""
-
-    def submit(self, unit: Unit) -> Ref:
-        """Start a unit; the reference resolves to its `Receipt`."""
+    @property
+    def num_running(self) -> int:
+        """Units that were submitted and not taken yet."""
         ...
 
-    def finished(self, ref: Ref) -> None:
-        """Learn that a unit's result was taken."""
+    def has_room(self) -> bool:
+        """Tell whether another unit would find work soon; more are not to be submitted."""
+        ...
+
+    def submit(self, unit: Unit) -> None:
+        """Accept a unit."""
+        ...
+
+    def take(self) -> list[tuple[Unit, Receipt]]:
+        """Wait up to a second for units that have finished."""
+        ...
+
+    def asked(self) -> str:
+        """Say in words what the cluster was asked for."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up what is running."""
         ...
 
 
-class TaskWorkers:
-    """Each unit is a Ray task of a plain function."""
+def run_units(
+    lake: Lake, units: Iterable[Unit], workers: Workers, say: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[Unit, Receipt, bool]]:
+    """Run what has no valid receipt, as much at once as the workers have room for.
 
-    def __init__(self, function: Callable[[Unit], Receipt], *, window: int, num_cpus: float = 1) -> None:
-        """Wrap `function`; lost nodes and transient storage errors are retried by Ray."""
-        self.window = window
-        self._task = ray.remote(function).options(
-            num_cpus=num_cpus, max_retries=TASK_RETRIES, retry_exceptions=[StorageUnavailable]
-        )
-
-    def submit(self, unit: Unit) -> Ref:
-        """Start a task."""
-        ref: Ref = self._task.remote(unit)
-        return ref
-
-    def finished(self, ref: Ref) -> None:
-        """Nothing to note: Ray balances tasks itself."""
-
-
-class ActorWorkers:
-    """Units go to the least busy of a fixed set of Ray actors, each with a method `run(unit)`."""
-
-    def __init__(self, actors: list[Any], *, per_actor: int = 2) -> None:
-        """Keep the actors; `per_actor` units are queued on each so that none waits for the driver."""
-        self.window = per_actor * len(actors)
-        self._actors = actors
-        self._busy = [0] * len(actors)
-        self._place: dict[Ref, int] = {}
-
-    def submit(self, unit: Unit) -> Ref:
-        """Queue the unit on the least busy actor."""
-        index = self._busy.index(min(self._busy))
-        ref: Ref = self._actors[index].run.remote(unit)
-        self._busy[index] += 1
-        self._place[ref] = index
-        return ref
-
-    def finished(self, ref: Ref) -> None:
-        """Free the actor's place."""
-        self._busy[self._place.pop(ref)] -= 1
-
-
-def run_units(lake: Lake, units: Iterable[Unit], workers: Workers) -> Iterator[tuple[Unit, Receipt, bool]]:
-    """Run what has no valid receipt, at most `workers.window` units at once.
+    Args:
+        lake: where.
+        units: the work; each is asked for when there is room for it.
+        workers: who does it.
+        say: told one line where nothing finishes for long.
 
     Yields:
         (unit, receipt, reused) as they finish, in no order; `reused` where the receipt was already there.
@@ -128,24 +109,20 @@ def run_units(lake: Lake, units: Iterable[Unit], workers: Workers) -> Iterator[t
     Raises:
         AgmanError: whatever a unit raised, as its own class; the units in flight are cancelled.
     """
-    waiting = deque[tuple[Unit, Receipt, bool]]()
-    running: dict[Ref, Unit] = {}
+    patience = _Patience(say)
     try:
         for unit in units:
             found = valid_receipt(lake, unit)
             if found is not None:
-                waiting.append((unit, found, True))
-            else:
-                while len(running) >= workers.window:
-                    waiting.extend(_take_finished(lake, running, workers))
-                running[workers.submit(unit)] = unit
-            while waiting:
-                yield waiting.popleft()
-        while running:
-            yield from _take_finished(lake, running, workers)
+                yield unit, found, True
+                continue
+            while not workers.has_room():
+                yield from _take_finished(lake, workers, patience)
+            workers.submit(unit)
+        while workers.num_running:
+            yield from _take_finished(lake, workers, patience)
     finally:
-        for ref in running:
-            ray.cancel(ref)
+        workers.cancel()
 
 
 def run_tasks(
@@ -211,23 +188,39 @@ def forget(lake: Lake, unit: Unit, found: Receipt) -> None:
     lake.store.delete(receipt(unit.stage, unit.name))
 
 
-def _take_finished(
-    lake: Lake, running: dict[Ref, Unit], workers: Workers
-) -> Iterator[tuple[Unit, Receipt, bool]]:
-    done, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S)
-    for ref in done:
-        unit = running.pop(ref)
-        workers.finished(ref)
-        try:
-            result: Receipt = result_of(ref)
-        except CorruptShard as error:
-            raise CorruptShard(f"{unit.stage}/{unit.name}: {error}", error.name) from error
-        except StorageUnavailable as error:
-            raise StorageUnavailable(f"{unit.stage}/{unit.name}: {error}") from error
+class _Patience:
+    """Says what a run waits for, after a minute and then ever more seldom: silence looks like a hang."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.begin()
+
+    def begin(self) -> None:
+        """Something finished."""
+        self._since, self._silent_s = time.monotonic(), SILENT_S
+
+    def wait(self, workers: Workers) -> None:
+        """Nothing finished."""
+        waited = time.monotonic() - self._since
+        if waited >= self._silent_s:
+            self._silent_s *= 2
+            self._say(
+                f"  nothing finished for {waited:.0f} s; asked for {workers.asked()}; the cluster has "
+                f"{cluster.resources_line()}"
+            )
+
+
+def _take_finished(lake: Lake, workers: Workers, patience: _Patience) -> Iterator[tuple[Unit, Receipt, bool]]:
+    taken = workers.take()
+    if taken:
+        patience.begin()
+    else:
+        patience.wait(workers)
+    for unit, made in taken:
         name = receipt(unit.stage, unit.name)
-        if not lake.store.put_if_absent(name, to_json(result.to_json())):
-            result = Receipt.from_json(json.loads(lake.store.read(name).body))
-        yield unit, result, False
+        if not lake.store.put_if_absent(name, to_json(made.to_json())):
+            made = Receipt.from_json(json.loads(lake.store.read(name).body))
+        yield unit, made, False
 
 
 def result_of(ref: Ref) -> Any:

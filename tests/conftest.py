@@ -21,7 +21,6 @@ from agman.model import AGMAN, ModelConfig  # noqa: E402
 from agman.taxonomy import FASHIONAI, Taxonomy  # noqa: E402
 from agman.transforms import Preprocess  # noqa: E402
 
-
 pytest_plugins = ["loopback"]
 
 

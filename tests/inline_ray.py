@@ -44,6 +44,7 @@ class Actor:
 
     def __init__(self, instance: Any) -> None:
         self.instance = instance
+        self.__ray_ready__ = Remote(lambda: True)
 
     def __getattr__(self, name: str) -> Remote:
         return Remote(getattr(self.instance, name))

@@ -1,6 +1,6 @@
 """Fixtures that the tests with real servers share: an S3 server on loopback, lakes on it, waiting.
 
-A plugin and no conftest, since a session has one server: two folders that each import a fixture start it twice.
+A plugin and no conftest: two folders that each import a fixture would start the server twice.
 """
 
 import ctypes

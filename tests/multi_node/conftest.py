@@ -53,8 +53,7 @@ class Nodes:
 
     def kill(self, node: Any) -> None:
         """SIGKILL a node as a machine dies: its raylet, then all that the raylet started."""
-        import ray  # noqa: F401  brings its own psutil
-        import psutil
+        import psutil  # Ray brings it along, and was imported to start the head
 
         self._alive.remove(node)
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
