@@ -120,13 +120,14 @@ class ActorWorkers:
         return f"{len(self._workers)} workers of {self._asked}, {loaded} of them ready{ahead}"
 
     def cancel(self) -> None:
-        """Cancel what is in flight; the actors end with the last reference to them."""
-        for ref in [*self._preparing, *(ref for worker in self._workers for ref in worker.jobs)]:
+        """Cancel what is in flight and end the actors: the next stage needs their machines."""
+        for ref in self._preparing:
             ray.cancel(ref)
+        for worker in self._workers:
+            ray.kill(worker.actor)
+            worker.jobs.clear()
         self._waiting.clear()
         self._preparing.clear()
-        for worker in self._workers:
-            worker.jobs.clear()
 
     def _begin(self, job: _Job) -> None:
         """Start preparing a unit, or let it wait for an actor."""
