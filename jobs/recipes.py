@@ -6,6 +6,7 @@ from agman.backbone import IMAGENET
 from agman.model import ModelConfig
 from agman.trainer import TrainerConfig
 from agman.transforms import Augmentation, Preprocess
+from pipelines.embedding import EmbedOptions
 from pipelines.night import NightConfig
 from pipelines.shards.plan import ShardOptions
 from pipelines.training.config import TrainConfig
@@ -19,6 +20,15 @@ DEMO_SOURCE = f"generated:num_images={DEMO_IMAGES},seed=0,night=1"
 
 NIGHT = {
     "catalog": ("a shop's own catalog", NightConfig(lake=LAKE, source=PICTURES)),
+    "cluster": (
+        "the same on a cluster that grows from nothing: 4 workers with a GPU each, CPU nodes decode for them",
+        NightConfig(
+            lake=LAKE,
+            source=PICTURES,
+            # 8 tasks decode what one GPU embeds; the object store holds 40 shards, 3 GB at 224 pixels.
+            embed=EmbedOptions(accelerator="gpu", num_workers=4, threads=2, decoders=32, batch_size=256),
+        ),
+    ),
     "demo": (
         "the generated demo catalog",
         NightConfig(lake=DEMO_LAKE, source=DEMO_SOURCE, shards=ShardOptions(images_per_shard=256)),

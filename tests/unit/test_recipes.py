@@ -6,7 +6,8 @@ import pytest
 
 from agman.trainer import learning_rate
 from jobs.command_line import read_config
-from jobs.recipes import TRAIN
+from jobs.recipes import NIGHT, TRAIN
+from pipelines.embed_workers import Found, count_workers, uses_gpu
 from pipelines.training.config import TrainConfig
 
 
@@ -56,3 +57,11 @@ def test_listed_triplets_train_without_classification() -> None:
     for name in ("zappos50k", "zappos50k-paper"):
         options = TRAIN[name][1].optimisation
         assert (options.sampling, options.classification) == ("paper", False)
+
+
+def test_a_night_on_a_cluster_asks_for_gpus_that_are_not_there_yet() -> None:
+    options = NIGHT["cluster"][1].embed
+    nothing = Found(num_cpus=0, num_gpus=0, may_grow=True)
+    assert uses_gpu(options, nothing.num_gpus)
+    assert count_workers(options, nothing) == 4
+    assert options.decoders > 0

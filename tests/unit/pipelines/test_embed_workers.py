@@ -1,0 +1,56 @@
+"""How many workers embed and on what, by what is asked for and what the cluster has."""
+
+import pytest
+
+from agman.errors import InvalidInput
+from pipelines.embed_workers import Found, count_workers, uses_gpu
+from pipelines.embedding import EmbedOptions, choose_device
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "count", "use_gpu"),
+    [
+        (EmbedOptions(), Found(8, 0, False), 8, False),
+        (EmbedOptions(threads=3), Found(8, 0, False), 2, False),
+        (EmbedOptions(decoders=2), Found(8, 0, False), 6, False),
+        (EmbedOptions(decoders=20), Found(8, 0, False), 4, False),
+        (EmbedOptions(), Found(8, 2, False), 2, True),
+        (EmbedOptions(accelerator="cpu"), Found(8, 2, False), 8, False),
+        (EmbedOptions(num_workers=3), Found(8, 0, False), 3, False),
+        # A cluster brings what is asked for.
+        (EmbedOptions(accelerator="gpu", num_workers=4, threads=4), Found(1, 0, True), 4, True),
+        (EmbedOptions(accelerator="gpu"), Found(1, 0, True), 1, True),
+        (EmbedOptions(accelerator="gpu"), Found(64, 3, True), 3, True),
+        (EmbedOptions(num_workers=4), Found(1, 0, True), 4, False),
+        (EmbedOptions(num_workers=4), Found(8, 2, True), 4, True),
+    ],
+)
+def test_workers_follow_from_what_is_asked_and_found(
+    options: EmbedOptions, found: Found, count: int, use_gpu: bool
+) -> None:
+    assert count_workers(options, found) == count
+    assert uses_gpu(options, found.num_gpus) == use_gpu
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (EmbedOptions(num_workers=3), Found(2, 0, False)),
+        (EmbedOptions(threads=4), Found(2, 0, False)),
+        (EmbedOptions(num_workers=2, decoders=1), Found(2, 0, False)),
+        (EmbedOptions(accelerator="gpu"), Found(2, 0, False)),
+        (EmbedOptions(num_workers=2), Found(8, 1, False)),
+    ],
+)
+def test_what_one_machine_never_has_is_refused(options: EmbedOptions, found: Found) -> None:
+    with pytest.raises(InvalidInput, match=f"found {found.num_cpus} CPUs and {found.num_gpus} GPUs"):
+        count_workers(options, found)
+
+
+def test_a_gpu_that_is_asked_for_is_never_replaced_by_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
+    with pytest.raises(InvalidInput, match="expected PyTorch to find a GPU"):
+        choose_device("gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert (choose_device("auto"), choose_device("cpu"), choose_device("gpu")) == ("cuda", "cpu", "cuda")
