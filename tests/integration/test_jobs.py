@@ -10,17 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
 from called_jobs import Ended, call
+from prometheus_client.parser import text_string_to_metric_families
 
 from agman.checkpoint import load_model
 from pipelines.embedding import EmbedOptions
 from pipelines.lake import Lake
+from pipelines.metrics import METRICS
 from pipelines.nightly import NightConfig, run_night
 from pipelines.telemetry import Run
 
@@ -177,9 +182,16 @@ def test_training_publishes_a_model(tmp_path: Path) -> None:
     assert "worker 0 waited for pictures" in ended.stdout
 
 
+class Head(NamedTuple):
+    """Where a Ray head answers."""
+
+    address: str
+    metrics: str
+
+
 @pytest.fixture
-def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., None]) -> Iterator[str]:
-    """Address of a Ray head with a dashboard, as a cluster has it."""
+def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., None]) -> Iterator[Head]:
+    """Start a Ray head with a dashboard, as a cluster has it."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
              "ray-client-server-port", "metrics-export-port", "runtime-env-agent-port")  # fmt: skip
     chosen = dict(zip(names, ports(len(names)), strict=True))
@@ -198,7 +210,7 @@ def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., 
     try:
         wait("Ray head", lambda: process.poll() is not None or _answers(address), 120)
         assert process.poll() is None, (tmp_path / "head.log").read_text()
-        yield address
+        yield Head(address, f"http://127.0.0.1:{chosen['metrics-export-port']}/metrics")
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -211,15 +223,27 @@ def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., 
 
 
 def _answers(address: str) -> bool:
-    from urllib.request import urlopen
-
     try:
         return urlopen(f"{address}/api/version", timeout=2).status == 200
     except OSError:
         return False
 
 
-def test_a_job_is_submitted_to_a_cluster(head: str, tmp_path: Path) -> None:
+def exported(head: Head) -> dict[tuple[str, ...], float]:
+    """Return what Prometheus would be told of us: (name, job, stage or status) -> value."""
+    names = {metric.exported for metric in METRICS}
+    found = {}
+    for family in text_string_to_metric_families(urlopen(head.metrics, timeout=5).read().decode()):
+        for name, labels, value, *_ in family.samples:
+            if name in names:
+                where = labels.get("stage") or labels.get("status") or ""
+                found[name, labels.get("job", ""), where] = value
+    return found
+
+
+def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
+    head: Head, tmp_path: Path, wait: Callable[..., None]
+) -> None:
     for package in ("agman", "pipelines", "jobs"):
         shutil.copytree(
             ROOT / package, tmp_path / "work" / package, ignore=shutil.ignore_patterns("__pycache__")
@@ -227,7 +251,7 @@ def test_a_job_is_submitted_to_a_cluster(head: str, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     submitted = subprocess.run(
         [
-            PROGRAMS / "ray", "job", "submit", f"--address={head}",
+            PROGRAMS / "ray", "job", "submit", f"--address={head.address}",
             f"--working-dir={tmp_path / 'work'}", "--", "python", "jobs/build_shards.py", f"--lake={lake}",
             f"--source={SMALL}", "--shards.images-per-shard=4",
         ],
@@ -241,3 +265,15 @@ def test_a_job_is_submitted_to_a_cluster(head: str, tmp_path: Path) -> None:
     assert "succeeded" in submitted.stdout
     assert len(list((lake / "shards" / "catalog").glob("*.tar"))) == 3
     assert len(list((lake / "receipts" / "shards" / "catalog").glob("*.json"))) == 3
+
+    # Ray exports every 10 s, and the job has ended.
+    ended = ("ray_agman_runs_total", "build_shards", "done")
+    wait("figures", lambda: ended in exported(head))
+    found = exported(head)
+    assert found[ended] == 1
+    assert found["ray_agman_images_total", "build_shards", "shard"] == 12
+    stored = sum(path.stat().st_size for path in (lake / "shards" / "catalog").iterdir())
+    assert found["ray_agman_stored_bytes_total", "build_shards", "shard"] == stored
+    assert found["ray_agman_stage_running", "build_shards", "shard"] == 0
+    assert found["ray_agman_stage_seconds_total", "build_shards", "shard"] > 0
+    assert abs(found["ray_agman_success_timestamp_seconds", "build_shards", ""] - time.time()) < LIMIT_S
