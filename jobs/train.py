@@ -42,7 +42,7 @@ def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
         dataset = build_shards(night, run)
         taxonomy = named or dataset.taxonomy or FASHIONAI
         trained = train(config, dataset, taxonomy, run)
-        metrics.record((metrics.VALIDATION, trained.validation, {"job": run.job}))
+        metrics.record((metrics.VALIDATION, trained.validation, {"job_name": run.job}))
         measure = "triplet accuracy" if dataset.triplets else "MAP"
         run.say(
             f"model {trained.model}: step {trained.step}, validation {measure} {trained.validation:.4f} "

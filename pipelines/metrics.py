@@ -45,7 +45,8 @@ class Metric:
         return f"ray_{self.name}_total" if self.kind == "counter" else f"ray_{self.name}"
 
 
-_STAGE = ("job", "stage")
+# Not `job`, which is Prometheus' own name for what it scrapes.
+_STAGE = ("job_name", "stage")
 
 IMAGES = Metric("agman_images", "counter", "images", "Finished, reused and quarantined ones too", _STAGE)
 REUSED = Metric("agman_images_reused", "counter", "images", "Of these taken from earlier work", _STAGE)
@@ -63,23 +64,34 @@ STAGE_RUNNING = Metric("agman_stage_running", "gauge", "bool", "1 from a stage's
 PROGRESS_TIME = Metric(
     "agman_progress_timestamp_seconds", "gauge", "seconds since 1970", "When a stage last came on", _STAGE
 )
-STEP = Metric("agman_training_step", "gauge", "steps", "Optimizer steps of the training that runs", ("job",))
+STEP = Metric("agman_training_step", "gauge", "steps", "Of the training that runs", ("job_name",))
 VALIDATION = Metric(
-    "agman_validation_score", "gauge", "0 to 1", "Of the model trained last: MAP, or right triplets", ("job",)
+    "agman_validation_score",
+    "gauge",
+    "0 to 1",
+    "Of the model trained last: MAP, or right triplets",
+    ("job_name",),
 )
 RUNS = Metric(
     "agman_runs",
     "counter",
     "runs",
     "Ended, by how: published, unchanged, done, unfinished, failed, refused, crashed",
-    ("job", "lake", "status"),
+    ("job_name", "lake", "status"),
 )
 SUCCESS_TIME = Metric(
     "agman_success_timestamp_seconds",
     "gauge",
     "seconds since 1970",
     "When a job last ended well; a night that found nothing to publish did",
-    ("job", "lake"),
+    ("job_name", "lake"),
+)
+FAILURE_TIME = Metric(
+    "agman_failure_timestamp_seconds",
+    "gauge",
+    "seconds since 1970",
+    "When a job was last failed, refused or crashed",
+    ("job_name", "lake"),
 )
 PUBLISH_TIME = Metric(
     "agman_publish_timestamp_seconds", "gauge", "seconds since 1970", "When a night last published", ("lake",)
@@ -87,7 +99,7 @@ PUBLISH_TIME = Metric(
 
 METRICS = (
     IMAGES, REUSED, QUARANTINED, STORED_BYTES, STAGE_SECONDS, WORKER_SECONDS, STAGE_RUNNING, PROGRESS_TIME,
-    STEP, VALIDATION, RUNS, SUCCESS_TIME, PUBLISH_TIME,
+    STEP, VALIDATION, RUNS, SUCCESS_TIME, FAILURE_TIME, PUBLISH_TIME,
 )  # fmt: skip
 
 

@@ -180,10 +180,12 @@ class Run:
             return
         from pipelines.cluster import connected
 
-        of_job = {"job": self.job, "lake": self.lake.url}
+        of_job = {"job_name": self.job, "lake": self.lake.url}
         points: list[metrics.Point] = [(metrics.RUNS, 1, {**of_job, "status": status})]
         if status in ENDED_WELL:
             points.append((metrics.SUCCESS_TIME, time.time(), of_job))
+        elif status != "unfinished":
+            points.append((metrics.FAILURE_TIME, time.time(), of_job))
         if status == "published":
             points.append((metrics.PUBLISH_TIME, time.time(), {"lake": self.lake.url}))
         try:
@@ -204,7 +206,7 @@ class Stage:
         """Keep the figures and who shows them."""
         self.times = times
         self._report = report
-        self._tags = {"job": job, "stage": times.name}
+        self._tags = {"job_name": job, "stage": times.name}
         self._started = time.monotonic()
 
     def began(self) -> None:
@@ -240,7 +242,7 @@ class Stage:
                 (metrics.QUARANTINED, quarantined, self._tags),
             )
         elif self.times.unit == "steps":
-            metrics.record((metrics.STEP, self.times.done, {"job": self._tags["job"]}))
+            metrics.record((metrics.STEP, self.times.done, {"job_name": self._tags["job_name"]}))
 
     def spent(self, seconds: Mapping[str, float]) -> None:
         """Add a worker's time by part of the work."""

@@ -237,7 +237,7 @@ def exported(head: Head) -> dict[tuple[str, ...], float]:
         for name, labels, value, *_ in family.samples:
             if name in names:
                 where = labels.get("stage") or labels.get("status") or ""
-                found[name, labels.get("job", ""), where] = value
+                found[name, labels.get("job_name", ""), where] = value
     return found
 
 
