@@ -110,7 +110,7 @@ class Scoreboard:
     """
 
     def __init__(self) -> None:
-        """Start empty, and begin to repeat the gauges: Ray forgets one that is not set for half a minute."""
+        """Start empty, and begin to repeat the gauges: Ray forgets one that is not set for 20 s."""
         self._kept: dict[str, Any] = {}
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._lock = threading.Lock()
