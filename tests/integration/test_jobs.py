@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from called_jobs import Ended, call
@@ -182,6 +183,12 @@ def test_training_publishes_a_model(tmp_path: Path) -> None:
     assert "worker 0 waited for pictures" in ended.stdout
 
 
+WITH_TOKEN = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a token of these tests alone, as infra/ asks for one",
+}
+
+
 class Head(NamedTuple):
     """Where a Ray head answers."""
 
@@ -191,7 +198,7 @@ class Head(NamedTuple):
 
 @pytest.fixture
 def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., None]) -> Iterator[Head]:
-    """Start a Ray head with a dashboard, as a cluster has it."""
+    """Start a Ray head with a dashboard that asks for a token, as a cluster has it."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
              "ray-client-server-port", "metrics-export-port", "runtime-env-agent-port")  # fmt: skip
     chosen = dict(zip(names, ports(len(names)), strict=True))
@@ -204,7 +211,12 @@ def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., 
     ]  # fmt: skip
     log = (tmp_path / "head.log").open("wb")
     process = subprocess.Popen(
-        command, env=ENVIRONMENT, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        command,
+        env={**ENVIRONMENT, **WITH_TOKEN},
+        cwd=tmp_path,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
     address = f"http://127.0.0.1:{chosen['dashboard-port']}"
     try:
@@ -224,7 +236,10 @@ def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., 
 
 def _answers(address: str) -> bool:
     try:
-        return urlopen(f"{address}/api/version", timeout=2).status == 200
+        asked = Request(
+            f"{address}/api/version", headers={"Authorization": f"Bearer {WITH_TOKEN['RAY_AUTH_TOKEN']}"}
+        )
+        return urlopen(asked, timeout=2).status == 200
     except OSError:
         return False
 
@@ -248,6 +263,8 @@ def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
         shutil.copytree(
             ROOT / package, tmp_path / "work" / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(f"{head.address}/api/jobs/", timeout=5)
     lake = tmp_path / "lake"
     submitted = subprocess.run(
         [
@@ -255,7 +272,7 @@ def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
             f"--working-dir={tmp_path / 'work'}", "--", "python", "jobs/build_shards.py", f"--lake={lake}",
             f"--source={SMALL}", "--shards.images-per-shard=4",
         ],
-        env={name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"},
+        env={name: value for name, value in {**ENVIRONMENT, **WITH_TOKEN}.items() if name != "PYTHONPATH"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
