@@ -5,7 +5,6 @@ import gzip
 import json
 import re
 import shlex
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,21 +15,11 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-
-from jobs.clean_lake import CleanConfig
-from jobs.command_line import read_config
-from jobs.recipes import NIGHT, TRAIN
-from pipelines.night import NightConfig
-from pipelines.training.config import TrainConfig
+from command_lines import config_of
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "infra" / "kubernetes"
 KUBERNETES = "1.33"
-RECIPES = {
-    "jobs.nightly": (NIGHT, NightConfig),
-    "jobs.train": (TRAIN, TrainConfig),
-    "jobs.clean_lake": ({"clean": ("", CleanConfig())}, CleanConfig),
-}
 Manifest = dict[str, Any]
 
 
@@ -198,13 +187,15 @@ def command_lines() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("words", list(command_lines()), ids=lambda words: words[0])
-def test_a_job_accepts_its_command_line(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    recipes, kind = RECIPES[words[0]]
-    monkeypatch.setattr(sys, "argv", words)
-    config = read_config(recipes, "")
-    assert isinstance(config, kind)
-    assert config.lake == "s3://shop-data/lake"
+def test_a_job_accepts_its_command_line(words: list[str]) -> None:
+    assert config_of(words).lake == "s3://shop-data/lake"
 
 
 def test_all_jobs_of_the_manifests_are_looked_at() -> None:
-    assert sorted(words[0] for words in command_lines()) == sorted(RECIPES)
+    assert sorted(words[0] for words in command_lines()) == ["jobs.clean_lake", "jobs.nightly", "jobs.train"]
+
+
+def test_a_wrong_command_line_would_be_found(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        config_of(["jobs.nightly", "--lake=s3://shop-data/lake", "--max-minute=480"])
+    assert "--max-minutes" in capsys.readouterr().err
