@@ -103,6 +103,29 @@ METRICS = (
 )  # fmt: skip
 
 
+ENDED_WELL = ("done", "published", "unchanged")
+
+
+def of_end(job: str, lake: str, status: str, now: float) -> list[Point]:
+    """Return what a run's end changes.
+
+    Args:
+        job: its name.
+        lake: the lake's URL.
+        status: how it ended. `unfinished`, stopped by its own time limit, is neither success nor failure.
+        now: seconds since 1970.
+    """
+    of_job = {"job_name": job, "lake": lake}
+    points: list[Point] = [(RUNS, 1, {**of_job, "status": status})]
+    if status in ENDED_WELL:
+        points.append((SUCCESS_TIME, now, of_job))
+    elif status != "unfinished":
+        points.append((FAILURE_TIME, now, of_job))
+    if status == "published":
+        points.append((PUBLISH_TIME, now, {"lake": lake}))
+    return points
+
+
 class Scoreboard:
     """The actor: it holds Ray's own counters and gauges, made as they are first named.
 

@@ -42,7 +42,6 @@ LINE_EVERY_S = 30.0
 LOG_WIDTH = 140
 EXIT_FAILED = 1
 EXIT_INVALID_INPUT = 2
-ENDED_WELL = ("done", "published", "unchanged")
 
 
 @dataclass(slots=True)
@@ -86,6 +85,8 @@ class Run:
         self.results: dict[str, Any] = {}
         self.outcome = "done"
         """How a run that ends well is counted: a night tells `published` from `unchanged`."""
+        self.status = "crashed"
+        """How it ended; what is not ours to name is a crash."""
         # A log has no width of its own: tables there get enough for their columns.
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
         self._started = time.monotonic()
@@ -171,7 +172,7 @@ class Run:
         }
         self.lake.store.put_if_absent(f"runs/{self.id}/report.json", to_json(report))
 
-    def count(self, status: str) -> None:
+    def count(self) -> None:
         """Tell Prometheus how the run ended, where there is a cluster whose figures are kept.
 
         The work is over and its connection closed, so this takes one of its own.
@@ -180,14 +181,7 @@ class Run:
             return
         from pipelines.cluster import connected
 
-        of_job = {"job_name": self.job, "lake": self.lake.url}
-        points: list[metrics.Point] = [(metrics.RUNS, 1, {**of_job, "status": status})]
-        if status in ENDED_WELL:
-            points.append((metrics.SUCCESS_TIME, time.time(), of_job))
-        elif status != "unfinished":
-            points.append((metrics.FAILURE_TIME, time.time(), of_job))
-        if status == "published":
-            points.append((metrics.PUBLISH_TIME, time.time(), {"lake": self.lake.url}))
+        points = metrics.of_end(self.job, self.lake.url, self.status, time.time())
         try:
             with connected():
                 metrics.record(*points, wait=True)
@@ -268,32 +262,31 @@ def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
     """
     quiet()
     current = Run(job, config, lake)
-    status = "crashed"
     try:
         yield current
     except InvalidInput as error:
-        status = "refused"
+        current.status = "refused"
         fail(job, error)
         raise SystemExit(EXIT_INVALID_INPUT) from None
     except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        status = "refused"
+        current.status = "refused"
         fail(job, InvalidInput(f"{error.filename or error}: {error.strerror}; is the path right?"))
         raise SystemExit(EXIT_INVALID_INPUT) from None
     except OutOfTime as error:
         current.say(f"{job}: {error}")
         current.leave_report("unfinished")
-        status = "unfinished"
+        current.status = "unfinished"
     except AgmanError as error:
-        status = "failed"
+        current.status = "failed"
         current.results["error"] = f"{type(error).__name__}: {error}"
         current.leave_report("failed")
         fail(job, error)
         raise SystemExit(EXIT_FAILED) from None
     else:
         current.leave_report("done")
-        status = current.outcome
+        current.status = current.outcome
     finally:
-        current.count(status)
+        current.count()
 
 
 def fail(job: str, error: Exception) -> None:

@@ -1,12 +1,15 @@
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 import ray
 
+from agman.errors import InvalidInput
 from pipelines import metrics, telemetry
+from pipelines.errors import GateFailed, OutOfTime
 from pipelines.lake import Lake
 
 
@@ -29,6 +32,42 @@ def test_names_are_those_that_prometheus_expects(metric: metrics.Metric) -> None
     assert metric.exported == f"ray_{metric.name}" + ("_total" if metric.kind == "counter" else "")
     for unit in ("bytes", "seconds"):
         assert metric.name.endswith(f"_{unit}") == (metric.unit.split()[0] == unit)
+
+
+@pytest.mark.parametrize(
+    ("status", "changed"),
+    [
+        ("published", {metrics.SUCCESS_TIME, metrics.PUBLISH_TIME}),
+        ("unchanged", {metrics.SUCCESS_TIME}),
+        ("done", {metrics.SUCCESS_TIME}),
+        ("unfinished", set()),
+        ("failed", {metrics.FAILURE_TIME}),
+        ("refused", {metrics.FAILURE_TIME}),
+        ("crashed", {metrics.FAILURE_TIME}),
+    ],
+)
+def test_the_end_of_a_run_is_counted_and_dated(status: str, changed: set[metrics.Metric]) -> None:
+    points = metrics.of_end("nightly", "s3://shop-lake", status, 5.0)
+    assert {metric: value for metric, value, _ in points} == {metrics.RUNS: 1, **dict.fromkeys(changed, 5.0)}
+    for metric, _, tags in points:
+        assert set(tags) == set(metric.tags)
+    assert points[0][2] == {"job_name": "nightly", "lake": "s3://shop-lake", "status": status}
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(GateFailed, "failed"), (InvalidInput, "refused"), (OutOfTime, "unfinished"), (MemoryError, "crashed")],
+)
+def test_a_run_ends_as_what_ended_it(lake: Lake, raised: type[Exception], status: str) -> None:
+    with suppress(SystemExit, MemoryError), telemetry.run("nightly", Config(), lake) as run:
+        raise raised("no")
+    assert run.status == status
+
+
+def test_a_run_that_ends_well_says_what_it_did(lake: Lake) -> None:
+    with telemetry.run("nightly", Config(), lake) as run:
+        run.outcome = "unchanged"
+    assert run.status == "unchanged"
 
 
 def test_without_a_cluster_nothing_is_recorded_and_ray_is_not_even_imported(lake: Lake) -> None:
