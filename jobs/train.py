@@ -15,7 +15,7 @@ from agman.taxonomy import FASHIONAI
 from jobs.command_line import read_config
 from jobs.evaluate import show_scores
 from jobs.recipes import TRAIN
-from pipelines import telemetry
+from pipelines import metrics, telemetry
 from pipelines.cluster import connected
 from pipelines.evaluation import evaluate
 from pipelines.lake import Lake
@@ -42,6 +42,7 @@ def train_and_judge(config: TrainConfig, run: telemetry.Run) -> str:
         dataset = build_shards(night, run)
         taxonomy = named or dataset.taxonomy or FASHIONAI
         trained = train(config, dataset, taxonomy, run)
+        metrics.record((metrics.VALIDATION, trained.validation, {"job_name": run.job}))
         measure = "triplet accuracy" if dataset.triplets else "MAP"
         run.say(
             f"model {trained.model}: step {trained.step}, validation {measure} {trained.validation:.4f} "

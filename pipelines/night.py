@@ -329,6 +329,7 @@ class Night:
         stage.advance(unit.num_images, reused=reused, quarantined=made.counts.get("quarantined", 0))
         if not reused:
             stage.spent(made.seconds)
+            stage.stored(sum(entry.num_bytes for entry in made.files))
         return unit, made
 
     def _parent_file(self, name: str) -> Path | None:

@@ -132,4 +132,8 @@ def _work(night: Night, until: Until) -> Manifest | None:
         return None
     night.merge_parts()
     night.index()
-    return publish_night(night) if until == "publish" else None
+    if until == "indexes":
+        return None
+    manifest = publish_night(night)
+    night.run.outcome = "published" if manifest else "unchanged"
+    return manifest

@@ -2,7 +2,8 @@
 
 The driver alone reports: done of total, images per second, time left, quarantined. On a terminal that is a
 live bar; elsewhere a line at most every 30 s and one at the end of each stage, as JSON where
-`AGMAN_LOG=json` asks for it (a cluster's log collector). Every run leaves `runs/<run>/report.json`.
+`AGMAN_LOG=json` asks for it (a cluster's log collector). On a cluster the same figures go to Prometheus
+(`metrics.py`). Every run leaves `runs/<run>/report.json`.
 """
 
 import json
@@ -33,6 +34,7 @@ from rich.progress import (
 from rich.table import Table
 
 from agman.errors import AgmanError, InvalidInput
+from pipelines import metrics
 from pipelines.errors import OutOfTime
 from pipelines.lake import Lake, digest_of, to_json
 
@@ -81,6 +83,10 @@ class Run:
         self.id = f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.stages: list[StageTimes] = []
         self.results: dict[str, Any] = {}
+        self.outcome = "done"
+        """How a run that ends well is counted: a night tells `published` from `unchanged`."""
+        self.status = "crashed"
+        """How it ended; what is not ours to name is a crash."""
         # A log has no width of its own: tables there get enough for their columns.
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
         self._started = time.monotonic()
@@ -109,11 +115,13 @@ class Run:
         times = StageTimes(name, unit, total)
         self.stages.append(times)
         with _reporter(self, times) as report:
-            stage = Stage(times, report)
+            stage = Stage(times, report, self.job)
+            stage.began()
             try:
                 yield stage
             finally:
                 times.seconds = stage.elapsed()
+                stage.ended()
         if _as_json():
             self._json_line(asdict(times))
         else:
@@ -164,6 +172,22 @@ class Run:
         }
         self.lake.store.put_if_absent(f"runs/{self.id}/report.json", to_json(report))
 
+    def count(self) -> None:
+        """Tell Prometheus how the run ended, where there is a cluster whose figures are kept.
+
+        The work is over and its connection closed, so this takes one of its own.
+        """
+        if self.lake is None or not metrics.is_kept():
+            return
+        from pipelines.cluster import connected
+
+        points = metrics.of_end(self.job, self.lake.url, self.status, time.time())
+        try:
+            with connected():
+                metrics.record(*points, wait=True)
+        except OSError as error:
+            self.say(f"  the end of this run was not counted: {error}")
+
     def _json_line(self, value: Mapping[str, Any]) -> None:
         line = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "run": self.id, **value}
         self.console.out(json.dumps(line, default=str))
@@ -172,11 +196,26 @@ class Run:
 class Stage:
     """The open end of a stage that the work reports to."""
 
-    def __init__(self, times: StageTimes, report: Any) -> None:
+    def __init__(self, times: StageTimes, report: Any, job: str) -> None:
         """Keep the figures and who shows them."""
         self.times = times
         self._report = report
+        self._tags = {"job_name": job, "stage": times.name}
         self._started = time.monotonic()
+
+    def began(self) -> None:
+        """Tell Prometheus that work goes on from now."""
+        metrics.record(
+            (metrics.STAGE_RUNNING, 1, self._tags), (metrics.PROGRESS_TIME, time.time(), self._tags)
+        )
+
+    def ended(self) -> None:
+        """Tell Prometheus that it is over, however it ended."""
+        metrics.record(
+            (metrics.STAGE_SECONDS, self.elapsed(), self._tags),
+            (metrics.STAGE_RUNNING, 0, self._tags),
+            wait=True,
+        )
 
     def elapsed(self) -> float:
         """Return seconds since the stage began."""
@@ -189,10 +228,29 @@ class Stage:
         self.times.quarantined += quarantined
         self.times.seconds = self.elapsed()
         self._report(note)
+        metrics.record((metrics.PROGRESS_TIME, time.time(), self._tags))
+        if self.times.unit == "images":
+            metrics.record(
+                (metrics.IMAGES, done, self._tags),
+                (metrics.REUSED, done if reused else 0, self._tags),
+                (metrics.QUARANTINED, quarantined, self._tags),
+            )
+        elif self.times.unit == "steps":
+            metrics.record((metrics.STEP, self.times.done, {"job_name": self._tags["job_name"]}))
 
     def spent(self, seconds: Mapping[str, float]) -> None:
         """Add a worker's time by part of the work."""
         self.times.parts.update(seconds)
+        metrics.record(
+            *(
+                (metrics.WORKER_SECONDS, spent, {**self._tags, "part": part})
+                for part, spent in seconds.items()
+            )
+        )
+
+    def stored(self, num_bytes: int) -> None:
+        """Count what a unit put into the lake."""
+        metrics.record((metrics.STORED_BYTES, num_bytes, self._tags))
 
 
 @contextmanager
@@ -207,21 +265,28 @@ def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
     try:
         yield current
     except InvalidInput as error:
+        current.status = "refused"
         fail(job, error)
         raise SystemExit(EXIT_INVALID_INPUT) from None
     except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        current.status = "refused"
         fail(job, InvalidInput(f"{error.filename or error}: {error.strerror}; is the path right?"))
         raise SystemExit(EXIT_INVALID_INPUT) from None
     except OutOfTime as error:
         current.say(f"{job}: {error}")
         current.leave_report("unfinished")
-        return
+        current.status = "unfinished"
     except AgmanError as error:
+        current.status = "failed"
         current.results["error"] = f"{type(error).__name__}: {error}"
         current.leave_report("failed")
         fail(job, error)
         raise SystemExit(EXIT_FAILED) from None
-    current.leave_report("done")
+    else:
+        current.leave_report("done")
+        current.status = current.outcome
+    finally:
+        current.count()
 
 
 def fail(job: str, error: Exception) -> None:

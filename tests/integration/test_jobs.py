@@ -10,17 +10,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from called_jobs import Ended, call
+from prometheus_client.parser import text_string_to_metric_families
 
 from agman.checkpoint import load_model
 from pipelines.embedding import EmbedOptions
 from pipelines.lake import Lake
+from pipelines.metrics import METRICS
 from pipelines.nightly import NightConfig, run_night
 from pipelines.telemetry import Run
 
@@ -177,9 +183,22 @@ def test_training_publishes_a_model(tmp_path: Path) -> None:
     assert "worker 0 waited for pictures" in ended.stdout
 
 
+WITH_TOKEN = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a token of these tests alone, as infra/ asks for one",
+}
+
+
+class Head(NamedTuple):
+    """Where a Ray head answers."""
+
+    address: str
+    metrics: str
+
+
 @pytest.fixture
-def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., None]) -> Iterator[str]:
-    """Address of a Ray head with a dashboard, as a cluster has it."""
+def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., None]) -> Iterator[Head]:
+    """Start a Ray head with a dashboard that asks for a token, as a cluster has it."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
              "ray-client-server-port", "metrics-export-port", "runtime-env-agent-port")  # fmt: skip
     chosen = dict(zip(names, ports(len(names)), strict=True))
@@ -192,17 +211,22 @@ def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., 
     ]  # fmt: skip
     log = (tmp_path / "head.log").open("wb")
     process = subprocess.Popen(
-        command, env=ENVIRONMENT, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        command,
+        env={**ENVIRONMENT, **WITH_TOKEN},
+        cwd=tmp_path,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
     address = f"http://127.0.0.1:{chosen['dashboard-port']}"
     try:
         wait("Ray head", lambda: process.poll() is not None or _answers(address), 120)
         assert process.poll() is None, (tmp_path / "head.log").read_text()
-        yield address
+        yield Head(address, f"http://127.0.0.1:{chosen['metrics-export-port']}/metrics")
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            process.wait(5)  # a node that holds an actor, as ours of the figures, is drained for 30 s
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -211,27 +235,44 @@ def head(tmp_path: Path, ports: Callable[[int], list[int]], wait: Callable[..., 
 
 
 def _answers(address: str) -> bool:
-    from urllib.request import urlopen
-
     try:
-        return urlopen(f"{address}/api/version", timeout=2).status == 200
+        asked = Request(
+            f"{address}/api/version", headers={"Authorization": f"Bearer {WITH_TOKEN['RAY_AUTH_TOKEN']}"}
+        )
+        return urlopen(asked, timeout=2).status == 200
     except OSError:
         return False
 
 
-def test_a_job_is_submitted_to_a_cluster(head: str, tmp_path: Path) -> None:
+def exported(head: Head) -> dict[tuple[str, ...], float]:
+    """Return what Prometheus would be told of us: (name, job, stage or status) -> value."""
+    names = {metric.exported for metric in METRICS}
+    found = {}
+    for family in text_string_to_metric_families(urlopen(head.metrics, timeout=5).read().decode()):
+        for name, labels, value, *_ in family.samples:
+            if name in names:
+                where = labels.get("stage") or labels.get("status") or ""
+                found[name, labels.get("job_name", ""), where] = value
+    return found
+
+
+def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
+    head: Head, tmp_path: Path, wait: Callable[..., None]
+) -> None:
     for package in ("agman", "pipelines", "jobs"):
         shutil.copytree(
             ROOT / package, tmp_path / "work" / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(f"{head.address}/api/jobs/", timeout=5)
     lake = tmp_path / "lake"
     submitted = subprocess.run(
         [
-            PROGRAMS / "ray", "job", "submit", f"--address={head}",
+            PROGRAMS / "ray", "job", "submit", f"--address={head.address}",
             f"--working-dir={tmp_path / 'work'}", "--", "python", "jobs/build_shards.py", f"--lake={lake}",
             f"--source={SMALL}", "--shards.images-per-shard=4",
         ],
-        env={name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"},
+        env={name: value for name, value in {**ENVIRONMENT, **WITH_TOKEN}.items() if name != "PYTHONPATH"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -241,3 +282,22 @@ def test_a_job_is_submitted_to_a_cluster(head: str, tmp_path: Path) -> None:
     assert "succeeded" in submitted.stdout
     assert len(list((lake / "shards" / "catalog").glob("*.tar"))) == 3
     assert len(list((lake / "receipts" / "shards" / "catalog").glob("*.json"))) == 3
+
+    # Ray exports every 10 s, one figure after the other, and the job has ended.
+    of_stage = {
+        (f"ray_agman_{name}", "build_shards", "shard")
+        for name in ("images_total", "stored_bytes_total", "stage_seconds_total", "stage_running")
+    }
+    ended = {
+        ("ray_agman_runs_total", "build_shards", "done"),
+        ("ray_agman_success_timestamp_seconds", "build_shards", ""),
+    }
+    wait("figures", lambda: of_stage | ended <= exported(head).keys())
+    found = exported(head)
+    assert found["ray_agman_runs_total", "build_shards", "done"] == 1
+    assert found["ray_agman_images_total", "build_shards", "shard"] == 12
+    stored = sum(path.stat().st_size for path in (lake / "shards" / "catalog").iterdir())
+    assert found["ray_agman_stored_bytes_total", "build_shards", "shard"] == stored
+    assert found["ray_agman_stage_running", "build_shards", "shard"] == 0
+    assert found["ray_agman_stage_seconds_total", "build_shards", "shard"] > 0
+    assert abs(found["ray_agman_success_timestamp_seconds", "build_shards", ""] - time.time()) < LIMIT_S
