@@ -16,7 +16,7 @@ moved     sha256, part, row           where the embedding was before small parts
 ```
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from agman.errors import InvalidInput
 from pipelines.dataset import Description
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
-from pipelines.sources import ABSENT, RECORD_FIELDS, Source
+from pipelines.sources import ABSENT, NOT_ALLOWED, RECORD_FIELDS, Source
 
 RESERVED = ("sha256", "shard", "part", "row")
 QUARANTINE_COLUMNS = (
@@ -82,40 +82,55 @@ class Catalog:
         self._all(f"set memory_limit='{MEMORY_LIMIT}'; set temp_directory='{folder / 'spill'}'")
         self._all("set preserve_insertion_order=false; set enable_progress_bar=false")
 
-    def read_source(self, source: Source) -> None:
+    def read_source(self, source: Source, refusal: Callable[[str], str] = lambda uri: "") -> None:
         """Stream the source into `source` and `refused`.
+
+        Args:
+            source: tonight's.
+            refusal: why a uri is not allowed; "" where it is.
 
         Raises:
             InvalidInput: if the source is unusable as a whole.
         """
         path = self.folder / "source.parquet"
-        num_rows = _write_batches(source, path)
+        num_rows = _write_batches(source, path, refusal)
         if not num_rows:
             raise InvalidInput(f"source {source.name}: expected at least one record, found none")
         self._all(
             f"""create table numbered as
             select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri,
                               coalesce(token, '') as token),
-                   row_number() over (partition by key order by uri = '', uri, token) as _copy,
+                   row_number() over (partition by key order by uri = '', _refusal <> '', uri, token)
+                       as _copy,
                    file_row_number as _source_row,
                    ('0x' || md5(coalesce(key, ''))[1:8])::bigint % 100 as _bucket
             from read_parquet('{path}', file_row_number=true)"""
         )
         self._all(
             f"""create table source as
-            select * exclude (_copy, _source_row, _bucket, file_row_number)
+            select * exclude (_copy, _source_row, _bucket, _refusal, file_row_number)
                      replace (coalesce(role, {ROLE_OF_KEY}) as role)
-            from numbered where key <> '' and uri <> '' and _copy = 1;
+            from numbered where key <> '' and uri <> '' and _refusal = '' and _copy = 1;
             create table refused as
             select case when key = '' then 'row ' || _source_row else key end as key, uri, token,
                    'source' as stage, case when key = '' then 'no_key' when uri = '' then 'no_uri'
-                   else 'duplicate_key' end as kind,
+                   when _copy > 1 then 'duplicate_key' else '{NOT_ALLOWED}' end as kind,
                    case when key = '' then 'the record has no key' when uri = '' then 'the record has no uri'
-                   else 'the key stands ' || _copy || ' times in the source; the first by uri is used' end
+                   when _copy > 1 then
+                       'the key stands ' || _copy || ' times in the source; the first by uri is used'
+                   else _refusal end
                    as message, null::varchar as sha256
-            from numbered where key = '' or uri = '' or _copy > 1;
+            from numbered where key = '' or uri = '' or _refusal <> '' or _copy > 1;
             drop table numbered"""
         )
+
+    def refusals(self) -> list[str]:
+        """Say how many uris are not allowed and why the first is not; nothing where all are."""
+        rows = self._all(
+            f"""select count(*), min_by(message, key) from refused where kind = '{NOT_ALLOWED}'
+            having count(*) > 0"""
+        )
+        return [f"{number} records have a uri that is not allowed: {example}" for number, example in rows]
 
     def read_previous(self, catalog: Path | None, quarantine: Path | None) -> None:
         """Open last night's tables; None on the first night."""
@@ -473,14 +488,16 @@ def _indexes(paths: Sequence[Path]) -> str:
         union all by name select * exclude (shard) from {_NO_INDEX}))"""
 
 
-def _write_batches(source: Source, path: Path) -> int:
-    """Write the source's batches to one Parquet file and return the number of rows."""
+def _write_batches(source: Source, path: Path, refusal: Callable[[str], str]) -> int:
+    """Write the source's batches and why their uris are refused to one Parquet file; return the rows."""
     writer: pq.ParquetWriter | None = None
     num_rows = 0
     for batch in source.batches():
         clash = sorted(set(RESERVED) & set(batch.schema.names))
         if clash or batch.schema.names[: len(RECORD_FIELDS.names)] != RECORD_FIELDS.names:
             raise InvalidInput(f"source {source.name}: unexpected columns {clash or batch.schema.names}")
+        refusals = [refusal(uri) if uri else "" for uri in batch["uri"].to_pylist()]
+        batch = batch.append_column("_refusal", pa.array(refusals, pa.string()))
         writer = writer or pq.ParquetWriter(path, batch.schema)
         writer.write_batch(batch)
         num_rows += batch.num_rows
