@@ -147,6 +147,10 @@ def _failure(where: str, error: BaseException) -> BadSample | StorageUnavailable
         return BadSample(
             "forbidden", f"{where}: no permission to read this object: {without_secrets(str(error))}"
         )
+    if isinstance(error, aiohttp.NonHttpUrlClientError):
+        return BadSample(
+            NOT_ALLOWED, f"{where}: redirects to {shown_uri(str(error))}, which is no web address"
+        )
     if isinstance(error, aiohttp.InvalidURL | botocore.exceptions.ParamValidationError):
         return BadSample("unreadable", f"{where}: not a valid address")
     return StorageUnavailable(f"{where}: {type(error).__name__}: {without_secrets(str(error))}")
