@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -27,6 +27,12 @@ NOT_ALLOWED = "uri_not_allowed"
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _HIDING = re.compile(r"[\x00-\x1f\x7f\\]")  # parsers disagree about what these mean in a host or a path
+_PLAIN = re.compile(
+    r"(?:(?:|s3:/|gs:/)/|https?://(?=[a-z0-9.-]*\.[a-z]{2,}/))(?!.*/\.)"
+    r"[^%\\\x00-\x20\x7f@?#]+(?:\?[^\\\x00-\x20\x7f]*)?",
+    re.DOTALL,
+)
+"""What leads nowhere but where its letters say: a million of a catalog's uris are judged in seconds by it."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _METADATA = (ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200"))
 """Metadata of AWS and Alibaba machines at addresses that are private and not link-local."""
@@ -52,6 +58,15 @@ class Place:
             and self.path == other.path[: len(self.path)]
         )
 
+    def beginning(self) -> str:
+        """Return how every plain uri below this begins."""
+        path = "".join(f"{part}/" for part in self.path)
+        if self.scheme == "file":
+            return f"/{path}"
+        default_port = {"http": ":80", "https": ":443"}.get(self.scheme, "")
+        authority = self.authority.removesuffix(default_port)
+        return f"{self.scheme}://{authority}/{path}" if authority else f"{self.scheme}://"
+
     def __str__(self) -> str:
         """Return it as a person writes it."""
         path = "/".join(self.path)
@@ -72,6 +87,11 @@ class Allowed:
     """
 
     places: tuple[Place, ...] = PUBLIC_WEB
+    _beginnings: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note how plain uris begin that are allowed."""
+        object.__setattr__(self, "_beginnings", tuple(place.beginning() for place in self.places))
 
     def refusal(self, uri: str) -> str:
         """Return why a uri is not to be looked at, "" where it may be; touches nothing but local links.
@@ -79,8 +99,7 @@ class Allowed:
         For whole catalogs: a local path that lies in a place by its letters is believed here. `check` follows
         links before a byte is read.
         """
-        path = local_path(uri)
-        if path is not None and self._has(Place("file", "", _parts(os.path.normpath(path)))):
+        if uri.startswith(self._beginnings) and _PLAIN.fullmatch(uri):
             return ""
         try:
             self.check(uri)
