@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from agman.errors import InvalidInput
 from pipelines.dataset import Description
+from pipelines.redaction import redacted_uri
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
 from pipelines.sources import ABSENT, NOT_ALLOWED, RECORD_FIELDS, Source
@@ -38,9 +39,9 @@ QUARANTINE_COLUMNS = (
 # Held-out products, told by their key alone, so that a picture keeps its role for ever.
 ROLE_OF_KEY = """case when _bucket < 75 then 'train' when _bucket < 80 then 'valid'
                       when _bucket < 85 then 'query' else 'candidate' end"""
-LEFT_OUT = """select key, uri, kind, message from refused
+LEFT_OUT = """select key, redacted_uri(uri) as uri, kind, message from refused
               union all select key, uri, kind, message from still_quarantined
-              union all select key, uri, kind, error from fetched where status <> 'ok'"""
+              union all select key, redacted_uri(uri), kind, error from fetched where status <> 'ok'"""
 _NO_INDEX = """(select null::varchar as key, null::varchar as uri, null::varchar as token,
     null::varchar as member, null::bigint as "offset", null::varchar as sha256, null::varchar as status,
     null::varchar as kind, null::varchar as error, null::varchar as shard where false)"""
@@ -81,6 +82,8 @@ class Catalog:
         self.db = duckdb.connect(str(folder / "night.duckdb"))
         self._all(f"set memory_limit='{MEMORY_LIMIT}'; set temp_directory='{folder / 'spill'}'")
         self._all("set preserve_insertion_order=false; set enable_progress_bar=false")
+        # A uri may hold a password or a signature: the quarantine is for people, who need neither.
+        self.db.create_function("redacted_uri", redacted_uri, ["VARCHAR"], "VARCHAR")
 
     def read_source(self, source: Source, refusal: Callable[[str], str] = lambda uri: "") -> None:
         """Stream the source into `source` and `refused`.
@@ -176,14 +179,15 @@ class Catalog:
             create table still_quarantined as
             select q.* from source s
             join (select * from previous_quarantine where stage <> 'source') q using (key)
-            where s.uri = q.uri and s.token = q.token and s.token <> '' and not ({again});
+            where redacted_uri(s.uri) = q.uri and s.token = q.token and s.token <> '' and not ({again});
             create table whole as select * from previous where shard not in (from damaged_shards);
             create table adopted as from {_NO_INDEX};
             create table wanted as
             with told as (select token, min(sha256) as sha256 from whole where token <> ''
                           group by token having count(distinct sha256) = 1)
             select s.key, s.uri, s.token, s.role, s.labels,
-                   case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt,
+                   case when q.token = s.token and q.uri = redacted_uri(s.uri) then q.attempts
+                   else 0 end as attempt,
                    coalesce(d.sha256, p.sha256, t.sha256, '') as known, coalesce(d.shard, '') as damaged
             from source s left join (select * from previous_quarantine where stage <> 'source') q using (key)
             left join (select * from same where is_damaged) d on d.key = s.key
@@ -357,10 +361,11 @@ class Catalog:
         )
         self._all(
             f"""copy (with found as (
-                select key, uri, token, stage, kind, message, sha256 from refused
-                union all select f.key, f.uri, s.token, 'shards', f.kind, f.error, f.sha256
+                select key, redacted_uri(uri) as uri, token, stage, kind, message, sha256 from refused
+                union all select f.key, redacted_uri(f.uri), s.token, 'shards', f.kind, f.error, f.sha256
                 from fetched f join source s using (key) where f.status <> 'ok'
-                union all select l.key, s.uri, s.token, 'embeddings', r.kind, r.message, l.sha256
+                union all
+                select l.key, redacted_uri(s.uri), s.token, 'embeddings', r.kind, r.message, l.sha256
                 from live l join source s using (key) join refused_pictures r on r.sha256 = l.sha256)
               select * from (
                 select f.*, coalesce(q.first_seen, '{now}') as first_seen, '{now}' as last_seen,
@@ -474,8 +479,9 @@ def _places(parts: Sequence[tuple[str, Sequence[str]]]) -> pa.Table:
 
 
 def _strings(names: Iterable[str]) -> str:
-    """Return names of ours, which hold no quote, as a list in SQL."""
-    return "[" + ", ".join(f"'{name}'" for name in sorted(names)) + "]::varchar[]"
+    """Return names as a list in SQL."""
+    quoted = ["'" + name.replace("'", "''") + "'" for name in sorted(names)]
+    return f"[{', '.join(quoted)}]::varchar[]"
 
 
 def _indexes(paths: Sequence[Path]) -> str:
