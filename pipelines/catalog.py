@@ -19,7 +19,7 @@ moved     sha256, part, row           where the embedding was before small parts
 ```
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ import pyarrow.parquet as pq
 
 from agman.errors import InvalidInput
 from pipelines.dataset import Description
+from pipelines.redaction import redacted_uri
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
-from pipelines.sources import ABSENT, RECORD_FIELDS, Source
+from pipelines.sources import ABSENT, NOT_ALLOWED, RECORD_FIELDS, Source
 
 RESERVED = ("sha256", "shard", "part", "row")
 QUARANTINE_COLUMNS = (
@@ -42,9 +43,9 @@ QUARANTINE_COLUMNS = (
 _BUCKET = "('0x' || md5(key)[1:8])::bigint % 100"
 ROLE_OF_KEY = f"""case when {_BUCKET} < 75 then 'train' when {_BUCKET} < 80 then 'valid'
                        when {_BUCKET} < 85 then 'query' else 'candidate' end"""
-LEFT_OUT = """select key, uri, kind, message from refused
+LEFT_OUT = """select key, redacted_uri(uri) as uri, kind, message from refused
               union all select key, uri, kind, message from still_quarantined
-              union all select key, uri, kind, error from fetched where status <> 'ok'"""
+              union all select key, redacted_uri(uri), kind, error from fetched where status <> 'ok'"""
 _NO_INDEX = """(select null::varchar as key, null::varchar as uri, null::varchar as token,
     null::varchar as member, null::bigint as "offset", null::varchar as sha256, null::varchar as status,
     null::varchar as kind, null::varchar as error, null::varchar as shard where false)"""
@@ -86,15 +87,21 @@ class Catalog:
         self.db = duckdb.connect(str(folder / "night.duckdb"))
         self._all(f"set memory_limit='{MEMORY_LIMIT}'; set temp_directory='{folder / 'spill'}'")
         self._all("set preserve_insertion_order=false; set enable_progress_bar=false")
+        # A uri may hold a password or a signature: the quarantine is for people, who need neither.
+        self.db.create_function("redacted_uri", redacted_uri, ["VARCHAR"], "VARCHAR")
 
-    def read_source(self, source: Source) -> None:
+    def read_source(self, source: Source, refusal: Callable[[str], str] = lambda uri: "") -> None:
         """Stream the source into `source` and `refused`.
+
+        Args:
+            source: tonight's.
+            refusal: why a uri is not allowed; "" where it is.
 
         Raises:
             InvalidInput: if the source is unusable as a whole.
         """
         path = self.folder / "source.parquet"
-        num_rows = _write_batches(source, path)
+        num_rows = _write_batches(source, path, refusal)
         if not num_rows:
             raise InvalidInput(f"source {source.name}: expected at least one record, found none")
         self._all(
@@ -104,21 +111,31 @@ class Catalog:
             from read_parquet('{path}', file_row_number=true);
             create table doubtful as
             with twice as (select key from read where key <> '' group by key having count(*) > 1)
-            select key, uri, token, file_row_number,
-                   row_number() over (partition by key order by uri = '', uri, token) as copy
-            from read where key = '' or uri = '' or key in (from twice);
+            select key, uri, token, _refusal, file_row_number,
+                   row_number() over (partition by key order by uri = '', _refusal <> '', uri, token) as copy
+            from read where key = '' or uri = '' or _refusal <> '' or key in (from twice);
             create table refused as
             select case when key = '' then 'row ' || file_row_number else key end as key, uri, token,
                    'source' as stage, case when key = '' then 'no_key' when uri = '' then 'no_uri'
-                   else 'duplicate_key' end as kind,
+                   when copy > 1 then 'duplicate_key' else '{NOT_ALLOWED}' end as kind,
                    case when key = '' then 'the record has no key' when uri = '' then 'the record has no uri'
-                   else 'the key stands ' || copy || ' times in the source; the first by uri is used' end
+                   when copy > 1 then
+                       'the key stands ' || copy || ' times in the source; the first by uri is used'
+                   else _refusal end
                    as message, null::varchar as sha256, file_row_number
-            from doubtful where key = '' or uri = '' or copy > 1;
+            from doubtful where key = '' or uri = '' or _refusal <> '' or copy > 1;
             create view source as
-            select * exclude (file_row_number) replace (coalesce(role, {ROLE_OF_KEY}) as role)
+            select * exclude (file_row_number, _refusal) replace (coalesce(role, {ROLE_OF_KEY}) as role)
             from read anti join refused using (file_row_number)"""
         )
+
+    def refusals(self) -> list[str]:
+        """Say how many uris are not allowed and why the first is not; nothing where all are."""
+        rows = self._all(
+            f"""select count(*), min_by(message, key) from refused where kind = '{NOT_ALLOWED}'
+            having count(*) > 0"""
+        )
+        return [f"{number} records have a uri that is not allowed: {example}" for number, example in rows]
 
     def read_previous(self, catalog: Path | None, quarantine: Path | None) -> None:
         """Open last night's tables; None on the first night."""
@@ -169,7 +186,7 @@ class Catalog:
             create table still_quarantined as
             select q.* from source s
             join (select * from previous_quarantine where stage <> 'source') q using (key)
-            where s.uri = q.uri and s.token = q.token and s.token <> '' and not ({again});
+            where redacted_uri(s.uri) = q.uri and s.token = q.token and s.token <> '' and not ({again});
             create table changed as
             select key, coalesce(shard in (from damaged_shards), false) as is_damaged, is_same, sha256, shard
             from compared where is_here and key not in (select key from still_quarantined)
@@ -184,7 +201,8 @@ class Catalog:
                        and shard not in (from damaged_shards)
                      group by token having count(distinct sha256) = 1)
             select s.key, s.uri, s.token, s.role, s.labels,
-                   case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt,
+                   case when q.token = s.token and q.uri = redacted_uri(s.uri) then q.attempts
+                   else 0 end as attempt,
                    coalesce(case when c.is_same or not c.is_damaged then c.sha256 end, t.sha256, '') as known,
                    case when c.is_same and c.is_damaged then c.shard else '' end as damaged
             from open s join changed c using (key)
@@ -368,10 +386,11 @@ class Catalog:
         )
         self._all(
             f"""copy (with found as (
-                select key, uri, token, stage, kind, message, sha256 from refused
-                union all select f.key, f.uri, s.token, 'shards', f.kind, f.error, f.sha256
+                select key, redacted_uri(uri) as uri, token, stage, kind, message, sha256 from refused
+                union all select f.key, redacted_uri(f.uri), s.token, 'shards', f.kind, f.error, f.sha256
                 from fetched f join source s using (key) where f.status <> 'ok'
-                union all select l.key, s.uri, s.token, 'embeddings', r.kind, r.message, l.sha256
+                union all
+                select l.key, redacted_uri(s.uri), s.token, 'embeddings', r.kind, r.message, l.sha256
                 from live l join source s using (key) join refused_pictures r on r.sha256 = l.sha256)
               select * from (
                 select f.*, coalesce(q.first_seen, '{now}') as first_seen, '{now}' as last_seen,
@@ -488,8 +507,9 @@ def _places(parts: Sequence[tuple[str, Sequence[str]]]) -> pa.Table:
 
 
 def _strings(names: Iterable[str]) -> str:
-    """Return names of ours, which hold no quote, as a list in SQL."""
-    return "[" + ", ".join(f"'{name}'" for name in sorted(names)) + "]::varchar[]"
+    """Return names as a list in SQL."""
+    quoted = ["'" + name.replace("'", "''") + "'" for name in sorted(names)]
+    return f"[{', '.join(quoted)}]::varchar[]"
 
 
 def _indexes(paths: Sequence[Path]) -> str:
@@ -502,14 +522,16 @@ def _indexes(paths: Sequence[Path]) -> str:
         union all by name select * exclude (shard) from {_NO_INDEX}))"""
 
 
-def _write_batches(source: Source, path: Path) -> int:
-    """Write the source's batches to one Parquet file and return the number of rows."""
+def _write_batches(source: Source, path: Path, refusal: Callable[[str], str]) -> int:
+    """Write the source's batches and why their uris are refused to one Parquet file; return the rows."""
     writer: pq.ParquetWriter | None = None
     num_rows = 0
     for batch in source.batches():
         clash = sorted(set(RESERVED) & set(batch.schema.names))
         if clash or batch.schema.names[: len(RECORD_FIELDS.names)] != RECORD_FIELDS.names:
             raise InvalidInput(f"source {source.name}: unexpected columns {clash or batch.schema.names}")
+        refusals = [refusal(uri) if uri else "" for uri in batch["uri"].to_pylist()]
+        batch = batch.append_column("_refusal", pa.array(refusals, pa.string()))
         writer = writer or pq.ParquetWriter(path, batch.schema)
         writer.write_batch(batch)
         num_rows += batch.num_rows

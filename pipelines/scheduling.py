@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
+from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import ray
@@ -170,6 +171,7 @@ def valid_receipt(lake: Lake, unit: Unit) -> Receipt | None:
     store = lake.store
     try:
         found = Receipt.from_json(json.loads(store.read(receipt(unit.stage, unit.name)).body))
+        _check_own(found, unit)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
@@ -179,6 +181,13 @@ def valid_receipt(lake: Lake, unit: Unit) -> Receipt | None:
     if not complete:
         forget(lake, unit, found)
     return found if complete else None
+
+
+def _check_own(found: Receipt, unit: Unit) -> None:
+    """Refuse a receipt that lists files of others: what does not hold is deleted, and so would they be."""
+    foreign = [entry.name for entry in found.files if PurePosixPath(entry.name).stem != unit.name]
+    if found.unit != unit.name or foreign:
+        raise ValueError(f"receipt of {unit.name}: lists {foreign[:1]} of {found.unit}")
 
 
 def forget(lake: Lake, unit: Unit, found: Receipt) -> None:

@@ -17,6 +17,7 @@ from pipelines.parts import round_to_half, write_part
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, SourceRecord, plan_shards
 from pipelines.shards.write import write_shard
+from pipelines.sources.allowed import Allowed, folder_place
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, Part, publish, read_pointer
 
@@ -137,7 +138,7 @@ class Shop:
 
     def _shard(self, records: list[SourceRecord]) -> None:
         options = ShardOptions(images_per_shard=len(records))
-        (unit,) = plan_shards("shop", records, options)
+        (unit,) = plan_shards("shop", records, options, allowed=Allowed(folder_place("/")))
         made = write_shard(self.lake, unit)
         self._prove(unit, made)
         self.shards[unit.name] = made.files

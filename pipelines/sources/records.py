@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.sources.allowed import Allowed
+
 ROLES = ("train", "valid", "valid_query", "valid_candidate", "test", "query", "candidate")
 """What a picture is for in an experiment; a plain catalog has none. `query` and `candidate` are the test's;
 `valid` leaves open who asks whom; `test` is held out and in no list."""
@@ -28,7 +30,7 @@ RECORD_FIELDS = pa.schema(
 
 RESERVED = frozenset(
     {"sha256", "shard", "part", "row", "status", "error", "filename", "file_row_number"}
-    | {"_copy", "_source_row", "_bucket"}
+    | {"_copy", "_source_row", "_bucket", "_refusal"}
     | set(RECORD_FIELDS.names)
 )
 """Column names with a meaning of ours in the catalog or while it is made."""
@@ -68,6 +70,11 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """For people, such as "folder ./pictures"."""
+        ...
+
+    @property
+    def allowed(self) -> Allowed:
+        """Where its records' uris may lead."""
         ...
 
     def batches(self) -> Iterator[pa.RecordBatch]:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from agman.errors import InvalidInput
 from agman.taxonomy import FASHIONAI
-from pipelines.sources.fetch import SCHEME, scheme_of
+from pipelines.redaction import shown_uri
+from pipelines.sources.allowed import SCHEME, Place, allow, folder_place, local_path, place_of, scheme_of
 from pipelines.sources.readers import read_table
 from pipelines.sources.records import ROLES, label_maps, record_batch, shop_names, single_labels
 from pipelines.sources.tokens import TokenLookup, token_lookup
@@ -28,20 +29,26 @@ class TableSource:
 
     Attributes:
         name: "table <location>".
+        allowed: where its pictures may be.
         unreadable_labels: rows of the last `batches` whose `labels` were no JSON object: taken as unlabelled.
         unknown_roles: rows of the last `batches` whose `role` is none of ROLES: taken as without a role.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, allow_uris: Sequence[str] = ()) -> None:
         """Remember where the table is.
 
         Args:
             location: a local path or fsspec URL.
+            allow_uris: where its pictures may be beside its own folder; empty: at public web addresses.
+
+        Raises:
+            InvalidInput: if one of them is no beginning of a URI.
         """
-        self.name = f"table {location}"
+        self.name = f"table {shown_uri(location)}"
         self.unreadable_labels = 0
         self.unknown_roles = 0
         self._location = location if scheme_of(location) else os.path.abspath(location)
+        self.allowed = allow(_own_places(self._location), allow_uris)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the table's order; one without key or uri is passed on with "" there.
@@ -55,7 +62,7 @@ class TableSource:
         """
         self.unreadable_labels = self.unknown_roles = 0
         num_rows = 0
-        with token_lookup() as look_up:
+        with token_lookup(self.allowed) as look_up:
             for rows in read_table(self._location, _text_types):
                 self._require(rows.schema.names)
                 if rows.num_rows == 0:
@@ -179,6 +186,21 @@ class TableSource:
             return value
         self.unreadable_labels += 1
         return None
+
+
+def _own_places(location: str) -> tuple[Place, ...]:
+    """Return the table's own folder as places.
+
+    Raises:
+        InvalidInput: if it cannot be told.
+    """
+    if scheme_of(location) in ("", "file"):
+        return folder_place(os.path.dirname(local_path(location) or location))
+    try:
+        place = place_of(location)
+    except ValueError as error:
+        raise InvalidInput(f"source table {shown_uri(location)}: {error}") from error
+    return (Place(place.scheme, place.authority, place.path[:-1]),)
 
 
 def _value_names(values: object) -> list[str]:

@@ -197,7 +197,7 @@ def run_name(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> str:
     How long it trains is left out, so that a finished one can be trained on. Files count by what they hold.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in _LENGTH}
-    settings["taxonomy"] = taxonomy.digest
+    settings["taxonomy"], settings["shards"] = taxonomy.digest, config.shards.naming()
     start = Path(config.network.pretrained or "")
     if start.is_file():
         with start.open("rb") as weights:

@@ -21,9 +21,11 @@ from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, SourceRecord, plan_shards, shard_name
 from pipelines.shards.read import pick_worker_shards, read_picture, read_pictures, stream_samples
 from pipelines.shards.write import write_shard
-from pipelines.sources import ABSENT
+from pipelines.sources import ABSENT, Allowed
+from pipelines.sources.allowed import folder_place
 
 OPTIONS = ShardOptions(max_pixels=10_000)
+LOCAL_FILES = Allowed(folder_place("/"))
 
 
 def record(path: Path, key: str, **labels: list[str]) -> SourceRecord:
@@ -31,7 +33,9 @@ def record(path: Path, key: str, **labels: list[str]) -> SourceRecord:
 
 
 def write(lake: Lake, records: list[SourceRecord], options: ShardOptions = OPTIONS) -> Receipt:
-    (unit,) = plan_shards("shop", records, replace(options, images_per_shard=len(records)))
+    (unit,) = plan_shards(
+        "shop", records, replace(options, images_per_shard=len(records)), allowed=LOCAL_FILES
+    )
     return write_shard(lake, unit)
 
 
@@ -116,14 +120,14 @@ def test_bad_pictures_cost_their_row_alone(
         (tmp_path / f"{kind}.jpg").write_bytes(body)
         odd.append(record(tmp_path / f"{kind}.jpg", kind))
     odd.append(record(tmp_path / "nowhere.jpg", "missing"))
-    odd.append(SourceRecord("forbidden_uri", "pipe:cat /etc/passwd", "", "train", {}))
+    odd.append(SourceRecord("uri_not_allowed", "pipe:cat /etc/passwd", "", "train", {}))
     made = write(lake, [*odd[:3], *records, *odd[3:]], replace(OPTIONS, check="full"))
     rows = {row["key"]: row for row in index_of(lake, made.unit)}
     assert {key: row["kind"] for key, row in rows.items() if row["status"] == "quarantined"} == {
-        key: key for key in (*bad, "missing", "forbidden_uri")
+        key: key for key in (*bad, "missing", "uri_not_allowed")
     }
     assert all(row["error"] for row in rows.values() if row["status"] == "quarantined")
-    assert made.counts == {"input": 11, "ok": 5, "quarantined": 6, "passing": 1}
+    assert made.counts == {"input": 11, "ok": 5, "quarantined": 6, "passing": 2}
     with tarfile.open(fileobj=io.BytesIO(lake.store.read(shard_tar("shop", made.unit)).body)) as tar:
         assert len(tar.getmembers()) == 2 * len(records)
 
@@ -390,7 +394,7 @@ def test_workers_share_all_shards_evenly(shards: list[str], num_workers: int) ->
 def test_a_unit_survives_the_way_to_a_worker(records: list[SourceRecord]) -> None:
     import pickle
 
-    (unit,) = plan_shards("shop", records, OPTIONS)
+    (unit,) = plan_shards("shop", records, OPTIONS, allowed=LOCAL_FILES)
     assert isinstance(unit, Unit)
     assert pickle.loads(pickle.dumps(unit)) == unit
 
