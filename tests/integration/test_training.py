@@ -25,6 +25,7 @@ from pipelines.telemetry import Run
 from pipelines.training.config import TrainConfig
 from pipelines.training.driver import train
 from pipelines.training.learner import Learner
+from pipelines.training.pictures import training_pictures
 
 pytestmark = pytest.mark.integration
 
@@ -55,10 +56,14 @@ def run_of(asked: TrainConfig) -> Run:
 
 
 def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
-    """Return rank 0's states that are kept, by step."""
-    files = Path(asked.lake).glob(f"runs/{asked.name}-*/*/state-0.pt")
-    found = [torch.load(file, weights_only=True) for file in files]
-    return {state["trainer"]["step"]: state for state in found}
+    """Return the states that are kept, by step, with those of their shares."""
+    found = {}
+    for file in Path(asked.lake).glob(f"runs/{asked.name}-*/*/state.pt"):
+        state = torch.load(file, weights_only=True)
+        shares = sorted(file.parent.glob("share-*.pt"))
+        state["shares"] = [torch.load(share, weights_only=True) for share in shares]
+        found[state["trainer"]["step"]] = state
+    return found
 
 
 def curves(asked: TrainConfig) -> dict[str, list[int]]:
@@ -83,7 +88,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
     asked = config(tmp_path / "lake", "generated:num_images=120,seed=0,size=32")
     dataset = shard(asked)
     torch.set_num_threads(1)
-    unbroken = Learner(asked, FASHIONAI, dataset)
+    unbroken = Learner(asked, FASHIONAI, training_pictures(dataset, FASHIONAI))
     for _ in range(asked.steps):
         unbroken.learn()
 
@@ -97,14 +102,15 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
     run = run_of(asked)
     train(asked, dataset, FASHIONAI, run)
 
-    found, expected = states(asked)[4], unbroken.state_dict()
-    assert set(found["trainer"]["module"]) == set(expected["trainer"]["module"])
-    for name, tensor in expected["trainer"]["module"].items():
+    found, expected = states(asked)[4], unbroken.trainer.state_dict()
+    assert set(found["trainer"]["module"]) == set(expected["module"])
+    for name, tensor in expected["module"].items():
         assert torch.equal(tensor, found["trainer"]["module"][name]), name
-    for key, moments in expected["trainer"]["optimizer"]["state"].items():
+    for key, moments in expected["optimizer"]["state"].items():
         for name, tensor in moments.items():
             assert torch.equal(tensor, found["trainer"]["optimizer"]["state"][key][name]), name
-    assert torch.equal(expected["generator"], found["generator"])
+    (share,) = found["shares"]
+    assert torch.equal(unbroken.shares[0].state_dict()["generator"], share["generator"])
     assert curves(asked)["valid/score"] == [1, 2, 4]
     assert {"train/loss", "train/type", "work/images_per_s"} <= set(curves(asked))
     (stage,) = (stage for stage in run.stages if stage.name == "train")
@@ -165,7 +171,4 @@ def test_listed_triplets_are_learned_by_two_workers(tmp_path: Path) -> None:
     trained = train(asked, dataset, dataset.taxonomy, run_of(asked))
     assert 0 < trained.validation <= 1
     assert len(dataset.urls) == 1  # both workers read the one tar
-    files = sorted(Path(asked.lake).glob("runs/train-*/*/state-*.pt"))
-    drawn = {torch.load(file, weights_only=True)["pool"]["num_drawn"] for file in files}
-    assert {file.name for file in files} == {"state-0.pt", "state-1.pt"}
-    assert 8 in drawn
+    assert [share["pool"]["num_drawn"] for share in states(asked)[4]["shares"]] == [8, 8]
