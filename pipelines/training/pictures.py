@@ -1,6 +1,6 @@
 """The pictures that a training learns from, and their split into shares of equal size.
 
-They lie in one Arrow table that all workers of a node read from the same memory: 48 bytes a picture.
+They lie in one Arrow table that all workers of a node read from the same memory: some 50 bytes a picture.
 """
 
 import zlib

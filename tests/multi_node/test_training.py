@@ -17,9 +17,9 @@ import torch
 from pipelines.lake import Lake
 from pipelines.models import list_models
 
-pytestmark = pytest.mark.multi_node
+pytestmark = [pytest.mark.multi_node, pytest.mark.timeout(900)]
 
-JOB_S = 150.0
+JOB_S = 300.0
 STEPS, EVERY = 12, 2
 FLAGS = (
     "--source=generated:num_images=120,seed=0,size=32",
