@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from made_up_datasets import make_asen, make_zappos50k
+from ray.train.v2.api.exceptions import WorkerGroupError
 from tensorboardX.proto.event_pb2 import Event
 
 from agman.checkpoint import load_model
@@ -17,13 +19,16 @@ from agman.taxonomy import FASHIONAI
 from agman.trainer import TrainerConfig
 from agman.transforms import Preprocess
 from pipelines.dataset import Dataset
+from pipelines.errors import WorkersLost
 from pipelines.lake import Lake, model_folder
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run
+from pipelines.training.board import open_board
 from pipelines.training.config import TrainConfig
 from pipelines.training.driver import train
+from pipelines.training.fit import fit
 from pipelines.training.learner import Learner
 from pipelines.training.pictures import training_pictures
 
@@ -121,7 +126,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
 def test_all_ranks_stop_when_validation_stops_improving(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A baseline on multi-label pictures, two workers: nothing waits for a gradient that never comes."""
+    """A baseline on multi-label pictures, three shares on the two CPUs: nothing waits for a gradient."""
     make_asen(tmp_path / "data", "DeepFashion", train_per_value=4)
     asked = config(tmp_path / "lake", f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
     asked = replace(
@@ -129,7 +134,8 @@ def test_all_ranks_stop_when_validation_stops_improving(
         network=replace(asked.network, head="csn"),
         optimisation=replace(asked.optimisation, classification=False, schedule="constant"),
         shards=ShardOptions(images_per_shard=30),
-        num_workers=2,
+        num_workers=3,
+        min_workers=2,
         validate_every=1,
         patience=1,
     )
@@ -142,12 +148,43 @@ def test_all_ranks_stop_when_validation_stops_improving(
     assert len(validated) < 30
     assert "train/type" not in curves(asked)
     said = capsys.readouterr().out
+    assert "2 workers, not 3: each step still learns from 3 batches" in said
     assert f"stopped after step {trained.step + 1} of 30: no improvement in 1 validations" in said
     folder = Path(asked.lake) / model_folder(trained.model)
     assert load_model(folder).taxonomy == dataset.taxonomy
 
     assert train(asked, dataset, dataset.taxonomy, run_of(asked)) == trained
     assert "nothing was left to do" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_losses_are_made_good_as_long_as_there_are_new_checkpoints() -> None:
+    board = open_board()
+    lost = WorkerGroupError("a node is gone", {0: RuntimeError("killed")})
+
+    class Spot:
+        """Machines that are lost three times, each time after a checkpoint, or before there is one."""
+
+        num_fits = 0
+
+        def __init__(self, num_good: int) -> None:
+            self.num_good = num_good
+
+        def fit(self) -> str:
+            self.num_fits += 1
+            if self.num_fits > 3 and self.num_good:
+                return "trained"
+            if self.num_fits <= self.num_good:
+                ray.get(board.keep.remote())
+            raise lost
+
+    spot = Spot(3)
+    assert fit(lambda: spot, board) == "trained"
+    assert spot.num_fits == 4
+    hopeless = Spot(0)
+    with pytest.raises(WorkersLost, match="training: workers failed 4 times without a new checkpoint"):
+        fit(lambda: hopeless, board)
+    assert hopeless.num_fits == 1
 
 
 @pytest.mark.usefixtures("local_ray")

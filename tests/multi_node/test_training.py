@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def started(nodes: Any, url: str, *flags: str) -> Iterator[subprocess.Popen[str]
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
-            print(job.communicate()[0])  # pytest shows it where the test failed
+            sys.stdout.write(job.communicate()[0])  # pytest shows it where the test failed
 
 
 def num_kept(lake: Lake) -> int:
