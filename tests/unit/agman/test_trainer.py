@@ -205,7 +205,7 @@ def test_ranks_with_unequal_numbers_of_batches_learn_from_all_alike(tmp_path: Pa
     for _ in range(2):
         figures = alone.step(*batches, weight=1 / 3)
     for rank in ranks:
-        rank.join(120)
+        rank.join(240)
         assert rank.exitcode == 0
     assert figures["loss"] == pytest.approx(
         np.mean([alone.step(batch)["loss"] for batch in batches]), rel=1e-5
