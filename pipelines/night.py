@@ -193,23 +193,27 @@ class Night:
             fresh_unit(plan_part(shard, self.shard_files(shard), self.model, digests), self._is_damaged)
             for shard, digests in self.catalog.pictures_to_embed()
         )
-        total = self.catalog.count("pictures where part is null")
         refused: list[dict[str, Any]] = []
-        rows: list[tuple[str, Sequence[str]]] = []
+        self.catalog.add_parts(self._embedded(units, refused))
+        self.catalog.refuse_pictures(refused)
+        self.images_embedded = sum(part.num_rows for part in self.new_parts)
+
+    def _embedded(
+        self, units: Iterable[Unit], refused: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield (part, the pictures of its rows) as parts are finished; add to `refused` what they refuse."""
+        total = self.catalog.count("pictures where part is null")
         num_units = self.catalog.count("(select distinct shard from pictures where part is null)")
         workers = embed_workers(self.lake, self.model, self.config.embed, num_units) if total else None
         for _, made in self._run("embed", total, units, workers):
-            names = made.detail["attributes"]
-            files = dict(zip(names, made.files, strict=True))
+            files = dict(zip(made.detail["attributes"], made.files, strict=True))
             part = Part(
                 name=made.unit, shard=made.detail["shard"], num_rows=made.counts["embedded"], files=files
             )
             refused += made.detail["refused"]
             if part.num_rows:
                 self.new_parts.append(part)
-                rows.append((part.name, made.detail["pictures"]))
-        self.images_embedded = sum(part.num_rows for part in self.new_parts)
-        self.catalog.add_parts(rows, refused)
+                yield part.name, made.detail["pictures"]
 
     def merge_parts(self) -> None:
         """Copy small parts together where there are too many of them."""

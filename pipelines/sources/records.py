@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 ROLES = ("train", "valid", "valid_query", "valid_candidate", "test", "query", "candidate")
@@ -114,9 +115,34 @@ def label_maps(labels: Sequence[Mapping[str, Sequence[str]]]) -> pa.MapArray:
     return pa.array([[(name, list(values)) for name, values in row.items()] for row in labels], LABELS)
 
 
+def single_labels(values: Mapping[str, pa.Array], num_records: int) -> pa.MapArray:
+    """Pack at most one value name an attribute, without a loop over the records.
+
+    Args:
+        values: by attribute, [num_records] strings, "" or null for none.
+        num_records: N.
+
+    Returns:
+        [N] of type LABELS, a record's attributes in the order of `values`.
+    """
+    given = {
+        name: np.flatnonzero(pc.not_equal(column, "").fill_null(False).to_numpy(zero_copy_only=False))
+        for name, column in values.items()
+    }
+    rows = np.concatenate([*given.values(), np.zeros(0, np.int64)])
+    by_row = pa.array(np.argsort(rows, kind="stable"))
+    names = np.repeat(np.array([*given], object), [len(each) for each in given.values()])
+    chosen = [column.take(pa.array(given[name])).cast(pa.string()) for name, column in values.items()]
+    texts = pa.concat_arrays([*chosen, pa.array([], pa.string())])
+    lists = pa.ListArray.from_arrays(pa.array(range(len(rows) + 1), pa.int32()), texts.take(by_row))
+    ends = np.cumsum(np.bincount(rows, minlength=num_records))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    return pa.MapArray.from_arrays(offsets, pa.array(names, pa.string()).take(by_row), lists)
+
+
 def no_labels(num_records: int) -> pa.MapArray:
     """Pack `num_records` empty label maps."""
-    return label_maps([{}] * num_records)
+    return single_labels({}, num_records)
 
 
 def record_batch(

@@ -131,7 +131,8 @@ class Shop:
             good = [each for each in digests if each not in self.unembeddable]
             parts.append((f"part-{self.night}-{shard}", good))
             self.embedded += good
-        catalog.add_parts([part for part in parts if part[1]], refused)
+        catalog.add_parts([part for part in parts if part[1]])
+        catalog.refuse_pictures(refused)
 
 
 @pytest.fixture
