@@ -110,7 +110,7 @@ def run_units(
     Raises:
         AgmanError: whatever a unit raised, as its own class; the units in flight are cancelled.
     """
-    patience = _Patience(say)
+    silence = Silence(say)
     try:
         for unit in units:
             found = valid_receipt(lake, unit)
@@ -118,10 +118,10 @@ def run_units(
                 yield unit, found, True
                 continue
             while not workers.has_room():
-                yield from _take_finished(lake, workers, patience)
+                yield from _take_finished(lake, workers, silence)
             workers.submit(unit)
         while workers.num_running:
-            yield from _take_finished(lake, workers, patience)
+            yield from _take_finished(lake, workers, silence)
     finally:
         workers.cancel()
 
@@ -197,34 +197,36 @@ def forget(lake: Lake, unit: Unit, found: Receipt) -> None:
     lake.store.delete(receipt(unit.stage, unit.name))
 
 
-class _Patience:
+class Silence:
     """Says what a run waits for, after a minute and then ever more seldom: silence looks like a hang."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], after_s: float | None = None) -> None:
+        """Begin; `after_s` is how long nothing need be said, a minute if left out."""
         self._say = say
-        self.begin()
+        self._after_s = SILENT_S if after_s is None else after_s
+        self.end()
 
-    def begin(self) -> None:
+    def end(self) -> None:
         """Something finished."""
-        self._since, self._silent_s = time.monotonic(), SILENT_S
+        self._since, self._silent_s = time.monotonic(), self._after_s
 
-    def wait(self, workers: Workers) -> None:
-        """Nothing finished."""
+    def go_on(self, asked: str) -> None:
+        """Nothing finished; `asked` tells what for."""
         waited = time.monotonic() - self._since
         if waited >= self._silent_s:
             self._silent_s *= 2
             self._say(
-                f"  nothing finished for {waited:.0f} s; asked for {workers.asked()}; the cluster has "
+                f"  nothing finished for {waited:.0f} s; asked for {asked}; the cluster has "
                 f"{cluster.resources_line()}"
             )
 
 
-def _take_finished(lake: Lake, workers: Workers, patience: _Patience) -> Iterator[tuple[Unit, Receipt, bool]]:
+def _take_finished(lake: Lake, workers: Workers, silence: Silence) -> Iterator[tuple[Unit, Receipt, bool]]:
     taken = workers.take()
     if taken:
-        patience.begin()
+        silence.end()
     else:
-        patience.wait(workers)
+        silence.go_on(workers.asked())
     for unit, made in taken:
         name = receipt(unit.stage, unit.name)
         if not lake.store.put_if_absent(name, to_json(made.to_json())):
