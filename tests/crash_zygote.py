@@ -29,7 +29,7 @@ from pipelines.storage.local import LocalStore
 from pipelines.storage.s3 import S3Store
 from pipelines.telemetry import Run
 
-WRITES = ("put_if_absent", "upload_if_absent", "compare_and_swap", "replace", "delete")
+WRITES = ("put_if_absent", "upload_if_absent", "compare_and_swap", "delete")
 
 
 class Writes:

@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 import ray.train
-import s3fs
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -22,6 +21,7 @@ from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.lake import Lake, short_digest
 from pipelines.models import import_model
+from pipelines.storage.s3_connection import open_filesystem
 from pipelines.telemetry import Run, Stage
 from pipelines.training.board import Board, watching
 from pipelines.training.config import TrainConfig
@@ -214,10 +214,10 @@ def run_name(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> str:
 
 
 def _storage(lake: Lake) -> dict[str, Any]:
-    """Return where Ray Train keeps checkpoints; s3fs reads the same AWS variables as the lake does."""
+    """Return where Ray Train keeps checkpoints: in the lake, reached as the lake is."""
     if not lake.url.startswith("s3://"):
         return {"storage_path": f"{lake.url}/runs"}
-    filesystem = PyFileSystem(FSSpecHandler(s3fs.S3FileSystem(use_listings_cache=False)))
+    filesystem = PyFileSystem(FSSpecHandler(open_filesystem()))
     return {"storage_path": f"{lake.url.removeprefix('s3://')}/runs", "storage_filesystem": filesystem}
 
 
