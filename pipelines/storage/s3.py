@@ -34,7 +34,7 @@ from pipelines.storage.s3_connection import (
     told,
     wait_s,
 )
-from pipelines.storage.s3_transfers import Target, Transfers, fetch, send_in_parts
+from pipelines.storage.s3_transfers import Target, Transfers, fetch, send_in_parts, send_whole
 
 T = TypeVar("T")
 Send = Callable[[Any], Coroutine[Any, Any, Any]]
@@ -99,17 +99,13 @@ class S3Store:
 
     def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
         """PutObject of a small file, a multipart upload of a larger one; both with `If-None-Match: *`."""
-        if not in_parts and local.stat().st_size < self._transfers.multipart_bytes:
-            return self.put_if_absent(name, local.read_bytes())
-        target = self._target(name)
+        target, condition = self._target(name), self._condition(IfNoneMatch="*")
         if not self._is_conditional and self.size(name) is not None:
             return self._holds_file(name, local)
-        condition = self._condition(IfNoneMatch="*")
-        return self._write(
-            name,
-            lambda client: send_in_parts(client, local, target, self._transfers, **condition),
-            lambda: self._holds_file(name, local),
-        )
+        send = partial(send_whole, local=local, target=target, **condition)
+        if in_parts or local.stat().st_size >= self._transfers.multipart_bytes:
+            send = partial(send_in_parts, local=local, target=target, transfers=self._transfers, **condition)
+        return self._write(name, send, lambda: self._holds_file(name, local))
 
     @contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
@@ -122,10 +118,12 @@ class S3Store:
 
     def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
         """Ranged GetObject; less where the object ends before."""
-        body, target = BytesIO(), self._target(name)
+        body, target, attempts = BytesIO(), self._target(name), self._transfers.attempts
         with told(f"{self._url}/{name}"):
             try:
-                self._run(lambda client: fetch(client, target, body.write, start, num_bytes))
+                self._run(
+                    lambda client: fetch(client, target, body.write, start, num_bytes, attempts=attempts)
+                )
             except ClientError as error:
                 if not is_past_end(error):
                     raise
@@ -178,8 +176,8 @@ class S3Store:
             return self._run(request)
 
     def _fetch(self, name: str, write: Callable[[bytes], object]) -> str:
-        target = self._target(name)
-        return self._ask(name, lambda client: fetch(client, target, write))
+        target, attempts = self._target(name), self._transfers.attempts
+        return self._ask(name, lambda client: fetch(client, target, write, attempts=attempts))
 
     def _put(self, name: str, body: bytes, **condition: str) -> bool:
         request = {**self._target(name), "Body": body, **self._condition(**condition)}

@@ -24,7 +24,7 @@ from agman.errors import InvalidInput
 from pipelines.errors import StorageUnavailable
 
 ATTEMPTS = 8
-"""Of a request, and of a body without a byte of progress: 35 s of waiting on average, 71 s at most."""
+"""Of a request, and of a body that breaks off at the same block: 35 s of waiting on average, 71 s at most."""
 MAX_WAIT_S = 20.0
 MAX_CONNECTIONS = 16
 """Requests of one process at once; further ones wait for their turn."""

@@ -6,7 +6,9 @@ digests.
 """
 
 import asyncio
+import io
 import math
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -28,14 +30,16 @@ Target = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transfers:
-    """How files are sent; an upload holds at most the larger of the products below in memory."""
+    """How files travel: read from disk and written to it as the network takes and gives, never held whole."""
 
     multipart_bytes: int = 64 << 20
     """Files of this size and more are sent in parts, smaller ones whole."""
     part_bytes: int = 16 << 20
     """Of a part; more where a file would have more than `MAX_PARTS`."""
     parts_at_once: int = 4
-    """Of one upload; fewer where parts are larger, so that `parts_at_once * part_bytes` stays the bound."""
+    """Of one upload."""
+    attempts: int = ATTEMPTS
+    """Times in a row that a body may break off at the same block before it counts as unavailable."""
 
     def __post_init__(self) -> None:
         """Refuse what S3 would."""
@@ -52,7 +56,6 @@ class Plan:
     num_parts: int
     part_bytes: int
     """Of all parts but the last."""
-    parts_at_once: int
 
 
 def plan_parts(num_bytes: int, transfers: Transfers) -> Plan:
@@ -63,8 +66,13 @@ def plan_parts(num_bytes: int, transfers: Transfers) -> Plan:
         transfers: sizes that are wished for.
     """
     part_bytes = max(transfers.part_bytes, math.ceil(num_bytes / MAX_PARTS))
-    at_once = max(1, transfers.part_bytes * transfers.parts_at_once // part_bytes)
-    return Plan(max(1, math.ceil(num_bytes / part_bytes)), part_bytes, at_once)
+    return Plan(max(1, math.ceil(num_bytes / part_bytes)), part_bytes)
+
+
+async def send_whole(client: Any, local: Path, target: Target, **condition: str) -> None:
+    """Send a file by one request; arguments and errors as in `send_in_parts`."""
+    with local.open("rb") as body:
+        await client.put_object(**target, Body=body, **condition)
 
 
 async def send_in_parts(
@@ -84,7 +92,7 @@ async def send_in_parts(
     """
     plan = plan_parts(local.stat().st_size, transfers)
     async with _upload(client, target) as upload:
-        parts = await _send(client, local, upload, plan)
+        parts = await _send(client, local, upload, plan, transfers.parts_at_once)
         await client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
 
 
@@ -100,7 +108,9 @@ async def _upload(client: Any, target: Target) -> AsyncIterator[Target]:
         raise
 
 
-async def _send(client: Any, local: Path, upload: Target, plan: Plan) -> list[dict[str, Any]]:
+async def _send(
+    client: Any, local: Path, upload: Target, plan: Plan, parts_at_once: int
+) -> list[dict[str, Any]]:
     """Return what the completion must say of each part, in order."""
     sent: dict[int, dict[str, Any]] = {}
     numbers = iter(range(1, plan.num_parts + 1))
@@ -111,7 +121,7 @@ async def _send(client: Any, local: Path, upload: Target, plan: Plan) -> list[di
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(plan.parts_at_once):
+            for _ in range(parts_at_once):
                 group.create_task(send_next())
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
@@ -121,16 +131,41 @@ async def _send(client: Any, local: Path, upload: Target, plan: Plan) -> list[di
 async def _send_part(
     client: Any, local: Path, upload: Target, number: int, part_bytes: int
 ) -> dict[str, Any]:
-    body = await asyncio.to_thread(_read, local, (number - 1) * part_bytes, part_bytes)
-    reply = await client.upload_part(**upload, PartNumber=number, Body=body)
+    with _Part(local, (number - 1) * part_bytes, part_bytes) as body:
+        reply = await client.upload_part(**upload, PartNumber=number, Body=body)
     checksums = {name: value for name, value in reply.items() if name.startswith("Checksum")}
     return {"PartNumber": number, "ETag": reply["ETag"], **checksums}
 
 
-def _read(local: Path, start: int, num_bytes: int) -> bytes:
-    with local.open("rb") as file:
-        file.seek(start)
-        return file.read(num_bytes)
+class _Part(io.RawIOBase):
+    """A stretch of a file as a file: bytes in memory would be held twice, and their freed blocks kept."""
+
+    def __init__(self, local: Path, start: int, num_bytes: int) -> None:
+        self._file = local.open("rb", buffering=0)
+        self._start = start
+        self._num_bytes = max(0, min(num_bytes, local.stat().st_size - start))
+        self._file.seek(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._num_bytes}[whence]
+        return self._file.seek(self._start + origin + offset) - self._start
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what RawIOBase.read gives
+        left = max(0, self._num_bytes - self.tell())
+        return self._file.readinto(memoryview(buffer)[:left])
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 async def fetch(
@@ -139,7 +174,8 @@ async def fetch(
     write: Callable[[bytes], object],
     start: int = 0,
     num_bytes: int | None = None,
-    attempts: int = ATTEMPTS,
+    *,
+    attempts: int,
 ) -> str:
     """Give an object's bytes to `write`, block by block, and return the version that all of them had.
 
@@ -149,7 +185,7 @@ async def fetch(
         write: takes each block.
         start: first byte.
         num_bytes: how many from there; None: all.
-        attempts: times in a row that a body may break off without a byte of progress.
+        attempts: times in a row that a body may break off within a block.
 
     Raises:
         ClientError: as the store replied; 412 where the object changed while it was read.
@@ -160,14 +196,14 @@ async def fetch(
         asked = {**_range(start, stop), **({"IfMatch": version} if version else {})}
         reply = await client.get_object(**target, **asked)
         # What there is: a range may ask for more, and a body may break after its last byte.
-        version, stop = reply["ETag"], start + reply["ContentLength"]
+        version, began, stop = reply["ETag"], start, start + reply["ContentLength"]
         try:
             async with reply["Body"] as body:
                 async for block in body.iter_chunks(BLOCK_BYTES):
                     write(block)
-                    start, failures = start + len(block), 0
+                    start += len(block)
         except BROKEN:
-            failures += 1
+            failures = 1 if start - began >= BLOCK_BYTES else failures + 1
             if failures == attempts:
                 raise
             await asyncio.sleep(wait_s(failures))
