@@ -50,7 +50,8 @@ class FaultyProxy:
     def __init__(self, port: int) -> None:
         self.port = port
         self.faults: list[Fault] = []
-        self.ignores_conditions = False
+        self.ignores_conditions_of: tuple[str, ...] = ()
+        """Methods: PUT, and POST, which completes an upload of parts."""
         self.requests: list[str] = []
         self.before_reply: Callable[[], object] | None = None
         """Called once, when the server has answered and the client has not been told yet."""
@@ -110,8 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
                 happen, self.proxy.before_reply = self.proxy.before_reply, None
                 happen()
             kept = [(name, value) for name, value in reply.getheaders() if name.lower() not in HOP]
-            if reply.status == HTTPStatus.PRECONDITION_FAILED and self.proxy.ignores_conditions:
-                return self._answer(200, [("ETag", self.proxy.overwrite(self.path, body))], b"")
+            is_ignored = self.command in self.proxy.ignores_conditions_of
+            if reply.status == HTTPStatus.PRECONDITION_FAILED and is_ignored:
+                etag = self.proxy.overwrite(self.path, body)
+                return self._answer(200, [("ETag", etag)], f"<Result><ETag>{etag}</ETag></Result>".encode())
             if kind == "lose":
                 self.close_connection = True
                 return self.connection.close()

@@ -62,7 +62,7 @@ def one_proxy(s3_server: str) -> Iterator[FaultyProxy]:
 @pytest.fixture
 def proxy(one_proxy: FaultyProxy) -> FaultyProxy:
     """A proxy that was told nothing yet."""
-    one_proxy.faults, one_proxy.requests, one_proxy.ignores_conditions = [], [], False
+    one_proxy.faults, one_proxy.requests, one_proxy.ignores_conditions_of = [], [], ()
     return one_proxy
 
 
@@ -358,12 +358,12 @@ def test_a_store_with_conditional_writes_is_accepted(behind: ProxiedStore, serve
     assert list(server.list_names("")) == []
 
 
-@pytest.mark.parametrize("kind", ["ignored", "unsupported"])
+@pytest.mark.parametrize("kind", ["ignored", "ignored in parts", "unsupported"])
 def test_a_store_without_conditional_writes_is_refused_in_one_line(
     proxy: FaultyProxy, behind: ProxiedStore, server: S3Store, kind: str
 ) -> None:
-    if kind == "ignored":
-        proxy.ignores_conditions = True
+    if kind.startswith("ignored"):
+        proxy.ignores_conditions_of = ("POST",) if kind == "ignored in parts" else ("PUT",)
     else:
         proxy.faults = [Fault("unsupported", "PUT", "", times=1_000)]
     with pytest.raises(InvalidInput, match="--unsafe-single-writer") as refused:
@@ -375,13 +375,16 @@ def test_a_store_without_conditional_writes_is_refused_in_one_line(
 def test_a_single_writer_who_is_told_so_needs_no_conditions(
     proxy: FaultyProxy, behind: ProxiedStore, url: str, file: Path
 ) -> None:
-    proxy.ignores_conditions = True
+    proxy.ignores_conditions_of = ("PUT", "POST")
     store = ProxiedStore(url, is_conditional=False)
     check_conditional_writes(store)
     assert store.put_if_absent("a", b"one")
     assert store.put_if_absent("a", b"one")
     assert not store.put_if_absent("a", b"two")
     assert not store.upload_if_absent(file, "a")
+    assert not store.upload_if_absent(file, "a", in_parts=True)
+    assert store.upload_if_absent(file, "b", in_parts=True)
+    assert store.upload_if_absent(file, "b", in_parts=True)
     version = store.read("a").version
     assert store.compare_and_swap("a", b"three", version)
     assert not store.compare_and_swap("a", b"four", version)
