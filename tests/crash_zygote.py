@@ -29,7 +29,7 @@ from pipelines.storage.local import LocalStore
 from pipelines.storage.s3 import S3Store
 from pipelines.telemetry import Run
 
-WRITES = ("put_if_absent", "upload_if_absent", "compare_and_swap", "replace", "delete")
+WRITES = ("put_if_absent", "upload_if_absent", "compare_and_swap", "delete")
 
 
 class Writes:
@@ -49,15 +49,15 @@ class Writes:
             self._halve_files()
 
     def _watched(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(store: Any, *arguments: Any) -> Any:
+        def watched(store: Any, *arguments: Any, **options: Any) -> Any:
             if self._is_inside:  # one write calls another
-                return write(store, *arguments)
+                return write(store, *arguments, **options)
             name = next(str(each) for each in arguments if isinstance(each, str))
             self.names.append(f"{write.__name__} {name}")
             self._is_inside = True
             try:
                 self._point("before")
-                result = write(store, *arguments)
+                result = write(store, *arguments, **options)
                 self._point("after")
                 return result
             finally:

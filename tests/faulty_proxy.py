@@ -13,14 +13,25 @@ import s3fs
 
 HOP = ("connection", "transfer-encoding", "keep-alive", "content-length", "date", "server")
 
+REPLIES = {
+    "refuse": (503, "SlowDown"),
+    "break": (500, "InternalError"),
+    "unsupported": (501, "NotImplemented"),
+    "deny": (403, "AccessDenied"),
+    "reject": (400, "InvalidRequest"),
+    "homeless": (404, "NoSuchBucket"),
+    "conflict": (409, "ConditionalRequestConflict"),
+    "forget": (404, "NoSuchUpload"),
+}
+
 
 @dataclass
 class Fault:
     """What happens to the next requests of a method whose path has a word in it."""
 
     kind: str
-    """`refuse` (503), `unsupported` (501), `truncate` (half a body), `lose` (no reply to what was done),
-    `stall` (half a body, then silence)."""
+    """A key of `REPLIES`, which is said in place of doing anything; `truncate` (half a body), `stall` (half a
+    body, then silence), `lose` (no reply to what was done)."""
     method: str
     word: str
     times: int = 1_000_000
@@ -39,8 +50,11 @@ class FaultyProxy:
     def __init__(self, port: int) -> None:
         self.port = port
         self.faults: list[Fault] = []
-        self.ignores_conditions = False
+        self.ignores_conditions_of: tuple[str, ...] = ()
+        """Methods: PUT, and POST, which completes an upload of parts."""
         self.requests: list[str] = []
+        self.before_reply: Callable[[], object] | None = None
+        """Called once, when the server has answered and the client has not been told yet."""
         self.is_closed = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -84,8 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kind = self.proxy.fault(self.command, self.path)
         self.proxy.requests.append(f"{self.command} {self.path}")
-        if kind in ("refuse", "unsupported"):
-            status, code = {"refuse": (503, "SlowDown"), "unsupported": (501, "NotImplemented")}[kind]
+        if kind in REPLIES:
+            status, code = REPLIES[kind]
             said = f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
             return self._answer(status, [("Content-Type", "application/xml")], said)
         server = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=30)
@@ -93,9 +107,14 @@ class _Handler(BaseHTTPRequestHandler):
             server.request(self.command, self.path, body, dict(self.headers))
             reply = server.getresponse()
             found = reply.read()
+            if self.proxy.before_reply:
+                happen, self.proxy.before_reply = self.proxy.before_reply, None
+                happen()
             kept = [(name, value) for name, value in reply.getheaders() if name.lower() not in HOP]
-            if reply.status == HTTPStatus.PRECONDITION_FAILED and self.proxy.ignores_conditions:
-                return self._answer(200, [("ETag", self.proxy.overwrite(self.path, body))], b"")
+            is_ignored = self.command in self.proxy.ignores_conditions_of
+            if reply.status == HTTPStatus.PRECONDITION_FAILED and is_ignored:
+                etag = self.proxy.overwrite(self.path, body)
+                return self._answer(200, [("ETag", etag)], f"<Result><ETag>{etag}</ETag></Result>".encode())
             if kind == "lose":
                 self.close_connection = True
                 return self.connection.close()

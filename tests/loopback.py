@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.lake import Lake
+
 WEED = Path(sys.executable).parent / "weed"
 BUCKET = "shop"
 READY_S = 180.0
@@ -118,6 +120,18 @@ def _creates_bucket() -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.fixture(scope="session")
+def new_lake(s3_server: str) -> Callable[[], Lake]:
+    """Give a function that names an empty lake on the S3 server, another one each time."""
+    return lambda: Lake(f"{s3_server}/{uuid.uuid4().hex[:8]}/lake")
+
+
+@pytest.fixture
+def lake(new_lake: Callable[[], Lake]) -> Lake:
+    """An empty lake on the S3 server, of one test."""
+    return new_lake()
 
 
 @pytest.fixture(params=["local", "s3"])

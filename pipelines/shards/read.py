@@ -3,10 +3,9 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,6 +13,8 @@ import pyarrow.parquet as pq
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, shard_index, shard_tar
 from pipelines.storage.objects import FileEntry
+from pipelines.storage.opening import open_store
+from pipelines.storage.ranges import open_ranges
 
 _NOT_PICTURES = frozenset({"json"})
 
@@ -130,17 +131,12 @@ def _open_all(urls: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield url, stream
 
 
-@contextmanager
-def open_tar(url: str) -> Iterator[Any]:
+def open_tar(url: str) -> IO[bytes]:
     """Open a tar for reading from a local path or from S3."""
-    if url.startswith("s3://"):
-        import s3fs
-
-        with s3fs.S3FileSystem().open(url, "rb", cache_type="readahead", block_size=8 << 20) as stream:
-            yield stream
-    else:
-        with Path(url).open("rb") as stream:
-            yield stream
+    if not url.startswith("s3://"):
+        return Path(url).open("rb")
+    folder, _, name = url.rpartition("/")
+    return open_ranges(open_store(folder), name)
 
 
 def _places(index: Any, wanted: Collection[str]) -> dict[str, tuple[int, int]]:

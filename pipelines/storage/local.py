@@ -39,7 +39,7 @@ class LocalStore:
         """Write a temporary file, then link it: the link fails where the name exists."""
         return self._create(name, lambda file: file.write(body)) or self._path(name).read_bytes() == body
 
-    def upload_if_absent(self, local: Path, name: str) -> bool:
+    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
         """Copy a local file beside the target, then link it."""
         with local.open("rb") as source:
             created = self._create(name, lambda file: shutil.copyfileobj(source, file, BLOCK_BYTES))
@@ -56,16 +56,6 @@ class LocalStore:
                 temporary.replace(path)
             _sync_folder(path.parent)
             return True
-
-    def replace(self, local: Path, name: str) -> None:
-        """Put a local file in the place of a damaged object, atomically."""
-        path = self._path(name)
-        with (
-            local.open("rb") as source,
-            self._temporary(lambda f: shutil.copyfileobj(source, f)) as temporary,
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
 
     @contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:

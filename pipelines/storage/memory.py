@@ -48,15 +48,9 @@ class MemoryStore:
             self._objects[name] = (body, self._clock)
             return True
 
-    def upload_if_absent(self, local: Path, name: str) -> bool:
+    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
         """Read the file and set the entry if there is none."""
         return self.put_if_absent(name, local.read_bytes())
-
-    def replace(self, local: Path, name: str) -> None:
-        """Set the entry."""
-        with self._lock:
-            self._clock += 1
-            self._objects[check_name(name)] = (local.read_bytes(), self._clock)
 
     @contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:

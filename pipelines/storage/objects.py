@@ -76,12 +76,14 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def upload_if_absent(self, local: Path, name: str) -> bool:
-        """Like `put_if_absent`, from a local file of any size."""
-        ...
+    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
+        """Like `put_if_absent`, from a local file of any size in bounded memory.
 
-    def replace(self, local: Path, name: str) -> None:
-        """Put a local file in the place of a damaged object: for repair alone."""
+        Args:
+            local: the file.
+            name: of the object.
+            in_parts: send it in parts, where a store can, although it is small.
+        """
         ...
 
     def local_copy(self, name: str) -> AbstractContextManager[Path]:
@@ -89,7 +91,7 @@ class ObjectStore(Protocol):
         ...
 
     def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
-        """Return `num_bytes` from byte `start` on."""
+        """Return `num_bytes` from byte `start` on, fewer where the object ends before."""
         ...
 
     def size(self, name: str) -> int | None:

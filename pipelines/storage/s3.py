@@ -1,47 +1,61 @@
 """Objects in an S3 bucket, with conditional writes.
 
 Credentials and the endpoint come from the usual AWS variables (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-`AWS_ENDPOINT_URL`, instance roles, …). s3fs' own file interface is for reading alone: it ignores `IfMatch` on
-multipart writes, and an aborted `open(…, "wb")` publishes the part already written.
+`AWS_ENDPOINT_URL`, instance roles, …). What is tried again, and what an error means, is told in
+`s3_connection.py`; how files of any size travel, in `s3_transfers.py`. s3fs gives the connection alone: its
+own file interface ignores conditions on multipart writes, and an aborted `open(…, "wb")` publishes the part
+already written.
 """
 
-import errno
+import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import aiohttp
 import s3fs
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from fsspec.asyn import sync
 
-from agman.errors import InvalidInput
-from pipelines.errors import CommitUnknown, StorageUnavailable
+from pipelines.errors import CommitUnknown
 from pipelines.storage.full import told_when_full
-from pipelines.storage.objects import Versioned, check_name
+from pipelines.storage.objects import Versioned, check_name, file_sha256
+from pipelines.storage.s3_connection import (
+    is_absent,
+    is_conflict,
+    is_dropped,
+    is_past_end,
+    is_refused,
+    shared_filesystem,
+    told,
+    wait_s,
+)
+from pipelines.storage.s3_transfers import Target, Transfers, fetch, send_in_parts, send_whole
 
-_PRECONDITION_CODES = frozenset({"PreconditionFailed", "412"})
-_CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "409"})  # somebody else is writing right now
-_TRANSIENT_ERRNOS = frozenset({errno.EBUSY, getattr(errno, "EREMOTEIO", -1), errno.EIO})
+T = TypeVar("T")
+Send = Callable[[Any], Coroutine[Any, Any, Any]]
 _CONFLICT_ATTEMPTS = 5
 
 
 class S3Store:
     """An `ObjectStore` below `s3://bucket/prefix`; the version is the object's ETag."""
 
-    def __init__(self, url: str, *, is_conditional: bool = True) -> None:
+    def __init__(self, url: str, *, is_conditional: bool = True, transfers: Transfers | None = None) -> None:
         """Keep the address; the connection is made on first use, in whichever process that is.
 
         Args:
             url: where.
             is_conditional: whether writes carry conditions; without, each looks before it writes, which is
                 safe for a single writer alone.
+            transfers: how files are sent; by default `Transfers()`.
         """
         self._url = url.rstrip("/")
         self._is_conditional = is_conditional
+        self._transfers = transfers or Transfers()
         self.bucket, _, self._prefix = self._url.removeprefix("s3://").partition("/")
 
     @property
@@ -56,17 +70,18 @@ class S3Store:
 
     def __reduce__(self) -> tuple[Callable[..., "S3Store"], tuple[str]]:
         """Travel to Ray workers without the connection."""
-        return partial(S3Store, is_conditional=self._is_conditional), (self._url,)
+        made = partial(S3Store, is_conditional=self._is_conditional, transfers=self._transfers)
+        return made, (self._url,)
 
-    @cached_property
+    @property
     def _fs(self) -> s3fs.S3FileSystem:
-        return s3fs.S3FileSystem(use_listings_cache=False)
+        return shared_filesystem()
 
     def read(self, name: str) -> Versioned:
-        """Return bytes and ETag from one response."""
-        with _translated(f"{self._url}/{name}"):
-            body, etag = sync(self._fs.loop, self._get, self._key(name))
-        return Versioned(body, etag)
+        """Return bytes and ETag of one version."""
+        body = BytesIO()
+        version = self._fetch(name, body.write)
+        return Versioned(body.getvalue(), version)
 
     def put_if_absent(self, name: str, body: bytes) -> bool:
         """PutObject with `If-None-Match: *`."""
@@ -82,84 +97,112 @@ class S3Store:
             return self._holds(name, body)
         return self._put(name, body, IfMatch=version)
 
-    def upload_if_absent(self, local: Path, name: str) -> bool:
-        """PutObject of a whole file; the unit of work is a shard, far below the 5 GB of one PUT."""
-        return self.put_if_absent(name, local.read_bytes())
-
-    def replace(self, local: Path, name: str) -> None:
-        """PutObject without a condition: for repair alone."""
-        self._put(name, local.read_bytes())
+    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
+        """PutObject of a small file, a multipart upload of a larger one; both with `If-None-Match: *`."""
+        target, condition = self._target(name), self._condition(IfNoneMatch="*")
+        if not self._is_conditional and self.size(name) is not None:
+            return self._holds_file(name, local)
+        send = partial(send_whole, local=local, target=target, **condition)
+        if in_parts or local.stat().st_size >= self._transfers.multipart_bytes:
+            send = partial(send_in_parts, local=local, target=target, transfers=self._transfers, **condition)
+        return self._write(name, send, lambda: self._holds_file(name, local))
 
     @contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
         """Download to a temporary file for the time of the `with`."""
         with tempfile.TemporaryDirectory(prefix="lake-") as folder:
-            path = Path(folder) / name.rsplit("/", 1)[-1]
-            with told_when_full(folder), _translated(f"{self._url}/{name}"):
-                self._fs.get_file(self._path(name), str(path))
+            path = Path(folder) / check_name(name).rsplit("/", 1)[-1]
+            with told_when_full(folder), open(path, "wb") as file:
+                self._fetch(name, file.write)
             yield path
 
     def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
-        """Ranged GetObject."""
-        with _translated(f"{self._url}/{name}"):
-            body: bytes = self._fs.cat_file(self._path(name), start=start, end=start + num_bytes)
-        return body
+        """Ranged GetObject; less where the object ends before."""
+        body, target, attempts = BytesIO(), self._target(name), self._transfers.attempts
+        with told(f"{self._url}/{name}"):
+            try:
+                self._run(
+                    lambda client: fetch(client, target, body.write, start, num_bytes, attempts=attempts)
+                )
+            except ClientError as error:
+                if not is_past_end(error):
+                    raise
+        return body.getvalue()
 
     def size(self, name: str) -> int | None:
         """HeadObject."""
+        target = self._target(name)
         try:
-            with _translated(f"{self._url}/{name}"):
-                head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(name))
+            head = self._ask(name, lambda client: client.head_object(**target))
         except FileNotFoundError:
             return None
         return int(head["ContentLength"])
 
     def list_names(self, prefix: str) -> Iterator[str]:
         """ListObjectsV2 below a prefix, sorted."""
-        root = f"{self.bucket}/{self._prefix}".rstrip("/")
-        with _translated(f"{self._url}/{prefix}"):
-            found = self._fs.find(f"{root}/{prefix}".rstrip("/"))
-        # s3fs answers for an empty folder with an object that has the folder's own name.
-        folder = f"{root}/{prefix}".rstrip("/") + "/"
-        yield from sorted(path.removeprefix(root + "/") for path in found if path.startswith(folder))
+        root = f"{self._prefix}/".lstrip("/")
+        folder = f"{root}{prefix}".rstrip("/")
+
+        async def keys(client: Any) -> list[str]:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{folder}/" if folder else ""
+            )
+            return [found["Key"] async for page in pages for found in page.get("Contents", ())]
+
+        found = self._ask(prefix, keys)
+        # A key with a last "/" is what some tools make to show a folder.
+        yield from sorted(key.removeprefix(root) for key in found if not key.endswith("/"))
 
     def delete(self, name: str) -> None:
         """DeleteObject."""
-        with _translated(f"{self._url}/{name}"):
-            self._fs.call_s3("delete_object", Bucket=self.bucket, Key=self._key(name))
+        target = self._target(name)
+        self._ask(name, lambda client: client.delete_object(**target))
 
-    def _key(self, name: str) -> str:
-        return f"{self._prefix}/{check_name(name)}".lstrip("/")
+    def _target(self, name: str) -> Target:
+        return {"Bucket": self.bucket, "Key": f"{self._prefix}/{check_name(name)}".lstrip("/")}
 
-    def _path(self, name: str) -> str:
-        return f"{self.bucket}/{self._key(name)}"
+    def _condition(self, **condition: str) -> dict[str, str]:
+        return condition if self._is_conditional else {}
 
-    async def _get(self, key: str) -> tuple[bytes, str]:
-        reply = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=key)
-        async with reply["Body"] as stream:
-            return await stream.read(), reply["ETag"]
+    def _run(self, request: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        async def connected() -> T:
+            return await request(await self._fs.set_session())
+
+        result: T = sync(self._fs.loop, connected)
+        return result
+
+    def _ask(self, name: str, request: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        with told(f"{self._url}/{name}"):
+            return self._run(request)
+
+    def _fetch(self, name: str, write: Callable[[bytes], object]) -> str:
+        target, attempts = self._target(name), self._transfers.attempts
+        return self._ask(name, lambda client: fetch(client, target, write, attempts=attempts))
 
     def _put(self, name: str, body: bytes, **condition: str) -> bool:
-        condition = condition if self._is_conditional else {}
-        for _ in range(_CONFLICT_ATTEMPTS):
-            try:
-                with _translated(f"{self._url}/{name}"):
-                    self._fs.call_s3(
-                        "put_object", Bucket=self.bucket, Key=self._key(name), Body=body, **condition
-                    )
-                return True
-            except OSError as error:
-                code = _code(error)
-                if code in _PRECONDITION_CODES or isinstance(error, FileExistsError):
-                    # A retried PUT is told 412 by its own success: what is stored decides. Two writers of
-                    # the same bytes both succeed, which is what both of them wanted.
-                    return bool(condition) and self._holds(name, body)
-                if code == "NoSuchBucket":
-                    raise InvalidInput(f"lake {self._url}: no such bucket; is the name right?") from error
-                if code == "NoSuchKey" or isinstance(error, FileNotFoundError):
-                    return False  # If-Match on an object that is gone
-                if code not in _CONFLICT_CODES:
-                    raise
+        request = {**self._target(name), "Body": body, **self._condition(**condition)}
+        return self._write(name, lambda client: client.put_object(**request), lambda: self._holds(name, body))
+
+    def _write(self, name: str, send: Send, is_there: Callable[[], bool]) -> bool:
+        """Make an object under a condition; what is stored decides where the store says that it did not hold.
+
+        A retried write is told 412, or that its upload is gone, by its own success. Two writers of the same
+        bytes both succeed, which is what both of them wanted.
+        """
+        for conflicts in range(_CONFLICT_ATTEMPTS):
+            if conflicts:
+                time.sleep(wait_s(conflicts))
+            with told(f"{self._url}/{name}"):
+                try:
+                    self._run(send)
+                    return True
+                except ClientError as error:
+                    if is_refused(error) or is_absent(error):
+                        stands = is_there()
+                        if stands or not is_dropped(error):
+                            return stands
+                    elif not is_conflict(error):
+                        raise
         raise CommitUnknown(
             f"{self._url}/{name}: {_CONFLICT_ATTEMPTS} conditional writes met a concurrent one"
         )
@@ -176,20 +219,12 @@ class S3Store:
         except FileNotFoundError:
             return False
 
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn transient failures into `StorageUnavailable`; everything else passes."""
-    try:
-        yield
-    except (TimeoutError, ConnectionError, BotoCoreError, aiohttp.ClientError) as error:
-        raise StorageUnavailable(f"{what}: {error}") from error
-    except OSError as error:
-        if error.errno in _TRANSIENT_ERRNOS and _code(error) not in _CONFLICT_CODES | _PRECONDITION_CODES:
-            raise StorageUnavailable(f"{what}: {error}") from error
-        raise
-
-
-def _code(error: OSError) -> str:
-    cause: Any = error.__cause__
-    return str(cause.response["Error"].get("Code", "")) if isinstance(cause, ClientError) else ""
+    def _holds_file(self, name: str, local: Path) -> bool:
+        if self.size(name) != local.stat().st_size:
+            return False
+        digest = hashlib.sha256()
+        try:
+            self._fetch(name, digest.update)
+        except FileNotFoundError:
+            return False
+        return digest.hexdigest() == file_sha256(local)

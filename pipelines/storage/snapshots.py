@@ -269,6 +269,7 @@ def publish(lake: Lake, manifest: Manifest, expected: Pointer | None) -> Pointer
 
     Raises:
         StaleSnapshot: if somebody else published meanwhile; nothing changed.
+        StorageUnavailable: if the store did not take it; nothing changed.
         CommitUnknown: if the reply was lost and reading back failed as well.
     """
     body = put_manifest(lake, manifest)
@@ -302,13 +303,14 @@ def swap_pointer(lake: Lake, pointer: Pointer, version: str | None) -> None:
 
     Raises:
         StaleSnapshot: if somebody else changed the pointer meanwhile; nothing changed.
+        StorageUnavailable: if the store did not take it; nothing changed.
         CommitUnknown: if the reply was lost and reading back failed as well.
     """
     body = to_json({name: value for name, value in asdict(pointer).items() if name != "version"})
     try:
         won = lake.store.compare_and_swap(CURRENT, body, version)
     except StorageUnavailable as error:
-        won = _was_committed(lake, pointer, error)
+        won = _was_committed(lake, pointer, version, error)
     if not won:
         raise StaleSnapshot(
             f"lake {lake.url}: another run published while this one worked; snapshot {pointer.snapshot} was "
@@ -316,16 +318,18 @@ def swap_pointer(lake: Lake, pointer: Pointer, version: str | None) -> None:
         )
 
 
-def _was_committed(lake: Lake, wanted: Pointer, error: StorageUnavailable) -> bool:
+def _was_committed(lake: Lake, wanted: Pointer, version: str | None, error: StorageUnavailable) -> bool:
     """Decide by reading back: the swap may have happened although its reply was lost."""
     try:
-        pointer = read_pointer(lake)
+        found = read_pointer(lake)
     except StorageUnavailable as second:
         raise CommitUnknown(
             f"lake {lake.url}: publishing {wanted.snapshot} got no reply ({error}) and CURRENT.json could "
             f"not be read back ({second}); look at CURRENT.json before running again"
         ) from second
-    return pointer is not None and pointer.commit_uuid == wanted.commit_uuid
+    if (found.version if found else None) == version:
+        raise error
+    return found is not None and found.commit_uuid == wanted.commit_uuid
 
 
 def _entries(value: dict[str, Any]) -> dict[str, FileEntry]:

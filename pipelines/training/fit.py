@@ -5,7 +5,6 @@ from typing import Any
 
 import ray
 import ray.train
-import s3fs
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -15,6 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from agman.errors import AgmanError
 from pipelines.errors import WorkersLost
 from pipelines.lake import Lake
+from pipelines.storage.s3_connection import open_filesystem
 from pipelines.training.config import TrainConfig
 from pipelines.training.curves import VALIDATION
 from pipelines.training.placement import Placement
@@ -86,10 +86,10 @@ def asked_for(config: TrainConfig, placement: Placement) -> str:
 
 
 def _storage(lake: Lake) -> dict[str, Any]:
-    """Return where Ray Train keeps checkpoints; s3fs reads the same AWS variables as the lake does."""
+    """Return where Ray Train keeps checkpoints: in the lake, reached as the lake is."""
     if not lake.url.startswith("s3://"):
         return {"storage_path": f"{lake.url}/runs"}
-    filesystem = PyFileSystem(FSSpecHandler(s3fs.S3FileSystem(use_listings_cache=False)))
+    filesystem = PyFileSystem(FSSpecHandler(open_filesystem()))
     return {"storage_path": f"{lake.url.removeprefix('s3://')}/runs", "storage_filesystem": filesystem}
 
 

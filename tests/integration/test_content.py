@@ -40,11 +40,6 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(str(tmp_path / "lake"))
-
-
-@pytest.fixture
 def run(lake: Lake, pictures: Path, other_taxonomy_model: Path) -> Callable[..., Manifest | None]:
     def run_one(**options: Any) -> Manifest | None:
         config = NightConfig(

@@ -1,6 +1,7 @@
 """Decoding in tasks beside the workers gives the bytes that decoding in the workers gives."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,12 @@ def embed(lake: Lake, shop: Path, model: Path, **options: Any) -> dict[str, tupl
     return found
 
 
-def test_the_same_embeddings(local_ray: None, tmp_path: Path, shop: Path, tiny_model: Path) -> None:
+def test_the_same_embeddings(
+    local_ray: None, new_lake: Callable[[], Lake], shop: Path, tiny_model: Path
+) -> None:
     with inline_ray():
-        beside = embed(Lake(str(tmp_path / "in-worker")), shop, tiny_model)
-    ahead = embed(Lake(str(tmp_path / "in-tasks")), shop, tiny_model, decoders=2)
+        beside = embed(new_lake(), shop, tiny_model)
+    ahead = embed(new_lake(), shop, tiny_model, decoders=2)
     assert ahead == beside
     assert len(beside) == 5
     assert sum(counts["quarantined"] for _, counts, _ in beside.values()) == 2

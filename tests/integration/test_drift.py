@@ -1,5 +1,6 @@
 """Software that embeds otherwise than last night: found by the probe, and nothing that it made is used."""
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,8 +33,8 @@ PROBED = 12
 class Shop:
     """A folder of pictures, and the nights that publish it with one of two models."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, new_lake: Callable[[], Lake]) -> None:
+        self.lake, self.other = new_lake(), new_lake()
         self.source = folder / "pictures"
         self.source.mkdir()
         self.models = [
@@ -45,9 +46,9 @@ class Shop:
         noise = np.random.default_rng(seed or number).integers(0, 256, (12, 12, 3), np.uint8)
         Image.fromarray(noise).resize((40, 40)).save(self.source / f"{number}.png")
 
-    def night(self, lake: str = "lake", model: int = 0) -> Manifest | None:
+    def night(self, model: int = 0, lake: Lake | None = None) -> Manifest | None:
         config = NightConfig(
-            lake=str(self.folder / lake),
+            lake=(lake or self.lake).url,
             source=str(self.source),
             model=str(self.models[model]),
             shards=ShardOptions(images_per_shard=4),
@@ -59,14 +60,14 @@ class Shop:
 
     def check(self) -> None:
         """Compare what is served with what a lake without a past would serve."""
-        self.night("other")
-        assert served(Lake(str(self.folder / "lake"))) == served(Lake(str(self.folder / "other")))
+        self.night(lake=self.other)
+        assert served(self.lake) == served(self.other)
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(tmp_path: Path, new_lake: Callable[[], Lake], monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr("agman.backbone.get_model", narrow)
-    shop = Shop(tmp_path)
+    shop = Shop(tmp_path, new_lake)
     for number in range(20):
         shop.draw(number)
     shop.night()

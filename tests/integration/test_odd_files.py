@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +78,16 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Lake, Manifest]:
+def published(
+    tmp_path_factory: pytest.TempPathFactory, new_lake: Callable[[], Lake], tiny_model: Path
+) -> tuple[Lake, Manifest]:
     folder = tmp_path_factory.mktemp("pictures é")
     for name, body in {**good_files(), **{name: body for name, (body, _) in bad_files().items()}}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(body)
     (folder / "notes.txt").write_text("no picture and none pretends it is one")
     (folder / ".hidden.jpg").write_bytes(b"left out")
-    lake = Lake(str(tmp_path_factory.mktemp("odd") / "lake"))
+    lake = new_lake()
     config = NightConfig(
         lake=lake.url,
         source=str(folder),
@@ -140,9 +143,9 @@ def test_stored_pictures_are_the_files_bytes(published: tuple[Lake, Manifest]) -
 
 
 def test_a_new_broken_picture_is_published_although_the_catalog_stays(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, lake: Lake, tiny_model: Path
 ) -> None:
-    pictures, lake = tmp_path / "pictures", Lake(str(tmp_path / "lake"))
+    pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(4):
         (pictures / f"{number}.jpg").write_bytes(draw_jpeg(f"odd-{number}", 0, size=48))

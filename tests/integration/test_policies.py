@@ -30,6 +30,10 @@ ACTIONS = {
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",
     "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "DeleteObject": "s3:DeleteObject",
     "ListObjectsV2": "s3:ListBucket",
 }
@@ -73,8 +77,10 @@ def as_judged(operation: str, arguments: dict[str, Any], root: str) -> Call:
     context = {"aws:SecureTransport": "true"}
     if operation == "ListObjectsV2":
         return Call(ACTIONS[operation], BUCKET, {**context, "s3:prefix": moved(arguments["Prefix"], root)})
-    if operation == "PutObject":
-        context["s3:ObjectCreationOperation"] = "true"
+    if ACTIONS[operation] == "s3:PutObject":
+        # The two that make an object count; an upload's beginning and its parts cannot be conditional.
+        makes = operation in ("PutObject", "CompleteMultipartUpload")
+        context["s3:ObjectCreationOperation"] = str(makes).lower()
         context |= {"s3:if-none-match": "*"} if "IfNoneMatch" in arguments else {}
         context |= {"s3:if-match": "etag"} if "IfMatch" in arguments else {}
     return Call(ACTIONS[operation], f"{BUCKET}/{moved(arguments['Key'], root)}", context)
@@ -121,6 +127,22 @@ def test_a_writer_runs_nights_and_makes_good_and_rolls_back(
     assert {call.resource.split("/")[2] for call in forgotten} == {"probes", "embeddings", "receipts"}
     assert asked.refused(WRITER) == []
     assert asked.refused(READER) != []
+
+
+@pytest.mark.parametrize("folder", ["shards/shop", "models/m", "embeddings/m", "indexes/m", "snapshots/s"])
+def test_a_writer_sends_large_files_and_gives_up_what_it_cannot_send(
+    lake: Lake, asked: Asked, tmp_path: Path, folder: str
+) -> None:
+    file, name = tmp_path / "file.bin", f"{folder}/file.bin"
+    file.write_bytes(b"one")
+    with asked.of(lake):
+        assert lake.store.upload_if_absent(file, name, in_parts=True)
+        file.write_bytes(b"two")
+        assert not lake.store.upload_if_absent(file, name, in_parts=True)
+    assert {call.action for call in asked.calls} >= {"s3:PutObject", "s3:AbortMultipartUpload"}
+    assert asked.refused(WRITER) == []
+    unconditional = Call("s3:PutObject", f"{BUCKET}/lake/{name}", {"s3:ObjectCreationOperation": "true"})
+    assert not is_allowed(unconditional, WRITER, IN_FORCE)
 
 
 def test_a_reader_searches(

@@ -22,18 +22,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Callable[[str], Dataset]:
+def build(lake: Lake) -> Callable[[str], Dataset]:
     def build_one(source: str) -> Dataset:
-        lake = str(tmp_path / "lake")
         shards = ShardOptions(images_per_shard=7)  # so that the uses of some pictures fall apart
-        config = NightConfig(lake=lake, source=source, dataset="made-up", shards=shards)
-        return build_shards(config, Run("build_shards", config, Lake(lake)))
+        config = NightConfig(lake=lake.url, source=source, dataset="made-up", shards=shards)
+        return build_shards(config, Run("build_shards", config, lake))
 
     return build_one
 
 
 def test_deepfashion_with_a_missing_picture(
-    tmp_path: Path, build: Callable[[str], Dataset], capsys: pytest.CaptureFixture[str]
+    lake: Lake, tmp_path: Path, build: Callable[[str], Dataset], capsys: pytest.CaptureFixture[str]
 ) -> None:
     attributes = {"texture-related": 3, "fabric-related": 2}
     made = make_asen(
@@ -49,9 +48,10 @@ def test_deepfashion_with_a_missing_picture(
     assert dataset.triplets == {}
     said = capsys.readouterr().out
     assert "2 records left out: 2 missing (such as pictures/test/0001.jpg@candidate)" in said
-    (listed,) = (tmp_path / "lake/runs").glob("*/left_out.parquet")
-    assert str(listed) in said
-    assert pq.read_table(listed)["uri"].to_pylist() == [str(lost)] * 2
+    (listed,) = (name for name in lake.store.list_names("runs") if name.endswith("/left_out.parquet"))
+    assert f"{lake.url}/{listed}" in said
+    with lake.store.local_copy(listed) as path:
+        assert pq.read_table(path)["uri"].to_pylist() == [str(lost)] * 2
     samples = list(samples_of(dataset))
     assert Counter(sample.role for sample in samples) == uses(made, missing_test_pictures=1)
     assert len({(s.sha256, s.role, str(s.labels)) for s in samples}) == len(samples)

@@ -27,14 +27,14 @@ IMPOSSIBLE = GateOptions(min_recall=1.5)
 
 
 @pytest.fixture
-def config(tmp_path: Path, other_taxonomy_model: Path) -> NightConfig:
+def config(tmp_path: Path, lake: Lake, other_taxonomy_model: Path) -> NightConfig:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(4):
         noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(noise).save(pictures / f"{number}.png")
     return NightConfig(
-        lake=str(tmp_path / "lake"),
+        lake=lake.url,
         source=str(pictures),
         model=str(other_taxonomy_model),
         embed=EmbedOptions(num_workers=1),

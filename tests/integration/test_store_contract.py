@@ -1,5 +1,6 @@
 """One contract, three stores: what holds in memory must hold on disk and on S3."""
 
+import os
 import threading
 import uuid
 from pathlib import Path
@@ -9,13 +10,19 @@ import pytest
 from agman.errors import InvalidInput
 from pipelines.storage.local import LocalStore
 from pipelines.storage.memory import MemoryStore
-from pipelines.storage.objects import ObjectStore, file_sha256, store_file
+from pipelines.storage.objects import ObjectStore, Versioned, describe, file_sha256, store_file
 from pipelines.storage.opening import open_store
+from pipelines.storage.ranges import open_ranges
+from pipelines.storage.s3 import S3Store
+from pipelines.storage.s3_transfers import MIN_PART_BYTES, Transfers
 
 pytestmark = pytest.mark.integration
 
 EVERY_BYTE = bytes(range(256)) * 40 + b"\r\n\x00\xff"
 NUM_WRITERS = 8
+PART_BYTES = MIN_PART_BYTES
+MANY_PARTS = os.urandom(2 * PART_BYTES + 12_345)
+IN_PARTS = Transfers(multipart_bytes=PART_BYTES, part_bytes=PART_BYTES, parts_at_once=2)
 
 
 @pytest.fixture(params=["memory", "local", "s3"])
@@ -24,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
         return MemoryStore()
     if request.param == "local":
         return LocalStore(tmp_path / "lake")
-    return open_store(f"{request.getfixturevalue('s3_server')}/{uuid.uuid4().hex[:8]}/lake")
+    return S3Store(f"{request.getfixturevalue('s3_server')}/{uuid.uuid4().hex[:8]}/lake", transfers=IN_PARTS)
 
 
 @pytest.fixture
@@ -132,24 +139,50 @@ class TestStoreContract:
         assert won.count(True) == 1
         assert store.read("a").body == bodies[won.index(True)]
 
-    def test_a_file_is_uploaded_once(self, store: ObjectStore, file: Path, tmp_path: Path) -> None:
-        assert store.upload_if_absent(file, "a/file.bin")
-        assert store.upload_if_absent(file, "a/file.bin")
+    @pytest.mark.parametrize("in_parts", [False, True])
+    def test_a_file_is_uploaded_once(
+        self, store: ObjectStore, file: Path, tmp_path: Path, in_parts: bool
+    ) -> None:
+        assert store.upload_if_absent(file, "a/file.bin", in_parts=in_parts)
+        version = store.read("a/file.bin").version
+        assert store.upload_if_absent(file, "a/file.bin", in_parts=in_parts)
         other = tmp_path / "other.bin"
-        other.write_bytes(b"other")
-        assert not store.upload_if_absent(other, "a/file.bin")
-        assert store.read("a/file.bin").body == EVERY_BYTE
+        for body in (b"other", EVERY_BYTE[:-1] + b"x", b""):
+            other.write_bytes(body)
+            assert not store.upload_if_absent(other, "a/file.bin", in_parts=in_parts)
+        assert store.read("a/file.bin") == Versioned(EVERY_BYTE, version)
 
-    def test_replace_repairs(self, store: ObjectStore, file: Path) -> None:
-        store.put_if_absent("a", b"damaged")
-        version = store.read("a").version
-        store.replace(file, "a")
+    @pytest.mark.parametrize("in_parts", [False, True])
+    def test_an_empty_file_is_uploaded(self, store: ObjectStore, tmp_path: Path, in_parts: bool) -> None:
+        (tmp_path / "empty").touch()
+        assert store.upload_if_absent(tmp_path / "empty", "empty", in_parts=in_parts)
+        assert store.size("empty") == 0
+
+    def test_a_file_of_many_parts_is_one_object(self, store: ObjectStore, tmp_path: Path) -> None:
+        large = tmp_path / "large.bin"
+        large.write_bytes(MANY_PARTS)
+        assert store.upload_if_absent(large, "large")
+        assert store.upload_if_absent(large, "large")
+        assert store.read("large").body == MANY_PARTS
+        assert store.read_range("large", PART_BYTES - 3, 6) == MANY_PARTS[PART_BYTES - 3 : PART_BYTES + 3]
+        assert file_sha256(large) == describe(store, "large").sha256
+        assert store.compare_and_swap("large", b"small", store.read("large").version)
+
+    @pytest.mark.parametrize("in_parts", [False, True])
+    def test_of_racing_uploads_exactly_one_wins(
+        self, store: ObjectStore, tmp_path: Path, in_parts: bool
+    ) -> None:
+        files = [tmp_path / f"{index}" for index in range(NUM_WRITERS)]
+        for file in files:
+            file.write_text(f"writer {file.name}")
+        won = race([lambda file=file: store.upload_if_absent(file, "a", in_parts=in_parts) for file in files])
+        assert won.count(True) == 1
+        assert store.read("a").body == files[won.index(True)].read_bytes()
+
+    def test_uploads_of_the_same_bytes_all_count_as_done(self, store: ObjectStore, file: Path) -> None:
+        done = race([lambda: store.upload_if_absent(file, "a", in_parts=True) for _ in range(NUM_WRITERS)])
+        assert all(done)
         assert store.read("a").body == EVERY_BYTE
-        assert store.read("a").version != version
-
-    def test_replace_creates_as_well(self, store: ObjectStore, file: Path) -> None:
-        store.replace(file, "new/folder/a")
-        assert store.read("new/folder/a").body == EVERY_BYTE
 
     def test_a_local_copy_holds_the_bytes(self, store: ObjectStore) -> None:
         store.put_if_absent("deep/er/a.bin", EVERY_BYTE)
@@ -161,6 +194,19 @@ class TestStoreContract:
         store.put_if_absent("a", EVERY_BYTE)
         for start, num_bytes in ((0, 1), (255, 3), (1000, 4096), (len(EVERY_BYTE) - 1, 1)):
             assert store.read_range("a", start, num_bytes) == EVERY_BYTE[start : start + num_bytes]
+
+    def test_a_range_ends_where_the_object_does(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", b"0123")
+        assert store.read_range("a", 2, 10) == b"23"
+        assert store.read_range("a", 4, 10) == b""
+        assert store.read_range("a", 9, 10) == b""
+        assert store.read_range("a", 1, 0) == b""
+
+    def test_an_object_is_read_as_a_file(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", EVERY_BYTE)
+        with open_ranges(store, "a", read_ahead_bytes=1000) as file:
+            found = file.read(10) + file.read(5_000) + file.read()
+        assert found == EVERY_BYTE
 
     def test_size_is_in_bytes(self, store: ObjectStore) -> None:
         store.put_if_absent("é", "é".encode())
@@ -199,7 +245,6 @@ class TestStoreContract:
             lambda: store.put_if_absent(name, b"x"),
             lambda: store.compare_and_swap(name, b"x", None),
             lambda: store.upload_if_absent(file, name),
-            lambda: store.replace(file, name),
             lambda: store.local_copy(name).__enter__(),
             lambda: store.read_range(name, 0, 1),
             lambda: store.size(name),

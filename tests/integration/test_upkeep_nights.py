@@ -11,6 +11,7 @@ from inline_ray import inline_ray
 from narrow_trunk import narrow
 from PIL import Image
 from served import served
+from stored_bytes import flip
 
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines.embedding import EmbedOptions
@@ -31,8 +32,8 @@ MERGING = IndexOptions(max_small_parts=3)
 class Shop:
     """A folder of pictures, a lake, and nights of both."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.source, self.model, self.lake = folder / "pictures", model, Lake(str(folder / "lake"))
+    def __init__(self, folder: Path, model: Path, lake: Lake) -> None:
+        self.source, self.model, self.lake = folder / "pictures", model, lake
         self.source.mkdir()
 
     def draw(self, *names: int, seed: int = 0) -> None:
@@ -53,17 +54,11 @@ class Shop:
         with inline_ray(), patch("builtins.print"):
             return run_night(config, Run("nightly", config, self.lake))
 
-    def flip(self, name: str) -> None:
-        path = Path(self.lake.url) / name
-        body = bytearray(path.read_bytes())
-        body[len(body) // 2] ^= 1
-        path.write_bytes(body)
-
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr("agman.backbone.get_model", narrow)
-    return Shop(tmp_path, make_model(tmp_path / "model", Taxonomy(FASHIONAI.attributes[:2])))
+    return Shop(tmp_path, make_model(tmp_path / "model", Taxonomy(FASHIONAI.attributes[:2])), lake)
 
 
 def test_small_parts_are_merged_and_answer_as_before(shop: Shop) -> None:
@@ -97,7 +92,7 @@ def test_a_damaged_merged_part_is_embedded_anew(shop: Shop) -> None:
     (part,) = merged.parts
     assert part.shard == ""
     before = served(shop.lake)
-    shop.flip(next(iter(part.files.values())).name)
+    flip(shop.lake, next(iter(part.files.values())).name)
     repaired = shop.night(MERGING, verify_lake=True)
     assert part.name not in {each.name for each in repaired.parts}
     assert find_damage(shop.lake, repaired) == []
@@ -120,7 +115,7 @@ def test_trained_lists_are_shared_by_nights_and_made_again_when_damaged(shop: Sh
     assert [group.name for group in third.groups][: len(second.groups)] == [g.name for g in second.groups]
 
     before = served(shop.lake)
-    shop.flip(next(iter(third.template.files.values())).name)
+    flip(shop.lake, next(iter(third.template.files.values())).name)
     repaired = shop.night(options, verify_lake=True)
     assert repaired.upkeep == (f"inverted lists trained anew: a file of {third.template.name} is damaged",)
     assert find_damage(shop.lake, repaired) == []

@@ -53,11 +53,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(str(tmp_path / "lake"))
-
-
 def start(folder: Path, **options: Any) -> Callable[[], Any]:
     import ray
 
