@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from agman.taxonomy import FASHIONAI
 from agman.trainer import TrainerConfig
 from agman.transforms import Preprocess
 from pipelines.dataset import Dataset
-from pipelines.lake import Lake, model_folder
+from pipelines.lake import Lake
+from pipelines.models import fetch_model
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
@@ -29,9 +31,9 @@ from pipelines.training.learner import Learner
 pytestmark = pytest.mark.integration
 
 
-def config(lake: Path, source: str, **changes: Any) -> TrainConfig:
+def config(lake: Lake, source: str, **changes: Any) -> TrainConfig:
     asked = TrainConfig(
-        lake=str(lake),
+        lake=lake.url,
         source=source,
         network=ModelConfig(trunk="resnet18", embedding_dim=16),
         preprocess=Preprocess(image_size=32),
@@ -56,16 +58,22 @@ def run_of(asked: TrainConfig) -> Run:
 
 def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
     """Return rank 0's states that are kept, by step."""
-    files = Path(asked.lake).glob(f"runs/{asked.name}-*/*/state-0.pt")
-    found = [torch.load(file, weights_only=True) for file in files]
-    return {state["trainer"]["step"]: state for state in found}
+    return {state["trainer"]["step"]: state for state in kept(asked, "state-0.pt")}
+
+
+def kept(asked: TrainConfig, file: str) -> list[dict[str, Any]]:
+    """Return the states of that name in all checkpoints that are kept."""
+    store = Lake(asked.lake).store
+    names = [name for name in store.list_names("runs") if name.endswith(f"/{file}")]
+    return [torch.load(BytesIO(store.read(name).body), weights_only=True) for name in names]
 
 
 def curves(asked: TrainConfig) -> dict[str, list[int]]:
     """Return the steps of each tag in TensorBoard's files."""
     found: dict[str, list[int]] = {}
-    for file in sorted(Path(asked.lake).glob(f"runs/{asked.name}-*/tensorboard/events.out.tfevents.*")):
-        body = file.read_bytes()
+    store = Lake(asked.lake).store
+    for name in store.list_names("runs"):
+        body = store.read(name).body if "/tensorboard/events.out.tfevents." in name else b""
         while body:  # a record: 8 bytes length, 4 of its check sum, the event, 4 of its check sum
             (length,) = struct.unpack("<Q", body[:8])
             event = Event.FromString(body[12 : 12 + length])
@@ -77,10 +85,10 @@ def curves(asked: TrainConfig) -> dict[str, list[int]]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The unbroken one runs in this process: Ray Train may add nothing to the weights either."""
-    asked = config(tmp_path / "lake", "generated:num_images=120,seed=0,size=32")
+    asked = config(lake, "generated:num_images=120,seed=0,size=32")
     dataset = shard(asked)
     torch.set_num_threads(1)
     unbroken = Learner(asked, FASHIONAI, dataset)
@@ -113,11 +121,11 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
 
 @pytest.mark.usefixtures("local_ray")
 def test_all_ranks_stop_when_validation_stops_improving(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A baseline on multi-label pictures, two workers: nothing waits for a gradient that never comes."""
     make_asen(tmp_path / "data", "DeepFashion", train_per_value=4)
-    asked = config(tmp_path / "lake", f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
+    asked = config(lake, f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
     asked = replace(
         asked,
         network=replace(asked.network, head="csn"),
@@ -137,17 +145,17 @@ def test_all_ranks_stop_when_validation_stops_improving(
     assert "train/type" not in curves(asked)
     said = capsys.readouterr().out
     assert f"stopped after step {trained.step + 1} of 30: no improvement in 1 validations" in said
-    folder = Path(asked.lake) / model_folder(trained.model)
-    assert load_model(folder).taxonomy == dataset.taxonomy
+    with fetch_model(lake, trained.model) as folder:
+        assert load_model(folder).taxonomy == dataset.taxonomy
 
     assert train(asked, dataset, dataset.taxonomy, run_of(asked)) == trained
     assert "nothing was left to do" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_listed_triplets_are_learned_by_two_workers(tmp_path: Path) -> None:
+def test_listed_triplets_are_learned_by_two_workers(lake: Lake, tmp_path: Path) -> None:
     make_zappos50k(tmp_path / "data")
-    asked = config(tmp_path / "lake", f"zappos50k:{tmp_path / 'data'}", num_workers=2)
+    asked = config(lake, f"zappos50k:{tmp_path / 'data'}", num_workers=2)
     dataset = shard(asked)
     assert dataset.taxonomy is not None
     with pytest.raises(
@@ -165,7 +173,6 @@ def test_listed_triplets_are_learned_by_two_workers(tmp_path: Path) -> None:
     trained = train(asked, dataset, dataset.taxonomy, run_of(asked))
     assert 0 < trained.validation <= 1
     assert len(dataset.urls) == 1  # both workers read the one tar
-    files = sorted(Path(asked.lake).glob("runs/train-*/*/state-*.pt"))
-    drawn = {torch.load(file, weights_only=True)["pool"]["num_drawn"] for file in files}
-    assert {file.name for file in files} == {"state-0.pt", "state-1.pt"}
-    assert 8 in drawn
+    by_rank = [kept(asked, f"state-{rank}.pt") for rank in (0, 1)]
+    assert all(by_rank), "both workers keep their state"
+    assert 8 in {state["pool"]["num_drawn"] for states in by_rank for state in states}
