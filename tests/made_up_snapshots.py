@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from stored_bytes import flip
 
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.lake import Lake, bytes_sha256, receipt, snapshot_file, to_json
@@ -123,11 +124,7 @@ class Shop:
 
     def damage(self, name: str) -> None:
         """Flip a bit in the middle of a stored file."""
-        body = bytearray(self.lake.store.read(name).body)
-        body[len(body) // 2] ^= 1
-        path = self.folder / "damaged"
-        path.write_bytes(body)
-        self.lake.store.replace(path, name)
+        flip(self.lake, name)
 
     def _record(self, key: str, body: bytes) -> SourceRecord:
         key, _, moved = key.partition("@")

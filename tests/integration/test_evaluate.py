@@ -32,8 +32,8 @@ PREPROCESS = Preprocess(image_size=64)
 class Judged:
     """A data set in a lake, and a random network of its taxonomy."""
 
-    def __init__(self, folder: Path, source: str) -> None:
-        self.lake = Lake(str(folder / "lake"))
+    def __init__(self, lake: Lake, folder: Path, source: str) -> None:
+        self.lake = lake
         config = NightConfig(lake=self.lake.url, source=source, shards=ShardOptions(images_per_shard=40))
         self.run = Run("evaluate", config, self.lake)
         self.dataset: Dataset = build_shards(config, self.run)
@@ -91,14 +91,14 @@ def published_map(
     return float(np.mean(precisions))
 
 
-def test_lists_are_judged_line_by_line(tmp_path: Path) -> None:
+def test_lists_are_judged_line_by_line(lake: Lake, tmp_path: Path) -> None:
     made = make_asen(tmp_path / "benchmark", "DeepFashion")
     queries, candidates = made.queries["test"], made.candidates["test"]
     gone = next(number for number, _, _ in candidates)
     made.picture("test", gone).unlink()  # a picture that a person never got
     queries, candidates = ([line for line in lines if line[0] != gone] for lines in (queries, candidates))
 
-    judged = Judged(tmp_path, f"deepfashion:{made.root}")
+    judged = Judged(lake, tmp_path, f"deepfashion:{made.root}")
     scores = judged.scores()
     assert (scores["split"], scores["measure"]) == ("test", "map")
     assert len(scores["attributes"]) == len(made.attributes)
@@ -120,9 +120,9 @@ def test_lists_are_judged_line_by_line(tmp_path: Path) -> None:
     )
 
 
-def test_listed_triplets_are_judged_by_their_share(tmp_path: Path) -> None:
+def test_listed_triplets_are_judged_by_their_share(lake: Lake, tmp_path: Path) -> None:
     made = make_zappos50k(tmp_path / "benchmark")
-    judged = Judged(tmp_path, f"zappos50k:{tmp_path / 'benchmark'}")
+    judged = Judged(lake, tmp_path, f"zappos50k:{tmp_path / 'benchmark'}")
     for split in ("test", "valid"):
         scores = judged.scores(split)
         assert (scores["split"], scores["measure"]) == (split, "triplet_accuracy")

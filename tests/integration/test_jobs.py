@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -27,6 +28,7 @@ from agman.checkpoint import load_model
 from pipelines.embedding import EmbedOptions
 from pipelines.lake import Lake
 from pipelines.metrics import METRICS
+from pipelines.models import fetch_model, list_models
 from pipelines.nightly import NightConfig, run_night
 from pipelines.telemetry import Run
 
@@ -80,7 +82,11 @@ def test_a_shell_sees_the_same(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shop(
-    tmp_path_factory: pytest.TempPathFactory, local_ray: None, tiny_model: Path, other_taxonomy_model: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    new_lake: Callable[[], Lake],
+    local_ray: None,
+    tiny_model: Path,
+    other_taxonomy_model: Path,
 ) -> dict[str, str]:
     """Name what the mistakes below are made with: a published lake, an empty folder, a text, models."""
     folder = tmp_path_factory.mktemp("shop")
@@ -88,7 +94,7 @@ def shop(
     (folder / "text.jpg").write_text("no picture")
     (folder / "table.csv").write_text("sku,url\n1,a.jpg\n")
     config = NightConfig(
-        lake=str(folder / "lake"), source=SMALL, model=str(tiny_model), embed=EmbedOptions(num_workers=1)
+        lake=new_lake().url, source=SMALL, model=str(tiny_model), embed=EmbedOptions(num_workers=1)
     )
     run_night(config, Run("nightly", config, Lake(config.lake)))
     return {
@@ -159,27 +165,29 @@ def test_a_search_answers_with_a_table_and_pictures(shop: dict[str, str], tmp_pa
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_publishes_a_model(tmp_path: Path) -> None:
-    lake = tmp_path / "lake"
+def test_training_publishes_a_model(lake: Lake) -> None:
     arguments = (
-        "demo", f"--lake={lake}", "--source=generated:num_images=120,seed=0,size=64", "--name=tiny",
+        "demo", f"--lake={lake.url}", "--source=generated:num_images=120,seed=0,size=64", "--name=tiny",
         "--shards.images-per-shard=30", "--preprocess.image-size=64", "--network.embedding-dim=16",
         "--triplets-per-step=4", "--validate-every=2", "--optimisation.warmup-steps=1",
     )  # fmt: skip
     ended = start("train.py", *arguments, "--steps=4")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "not 2" not in ended.stdout  # both workers find room
-    (model,) = (lake / "models").iterdir()
-    load_model(model)
-    metrics = json.loads((model / "metrics" / "catalog-test.json").read_text())
+    (model,) = list_models(lake)
+    with fetch_model(lake, model) as folder:
+        load_model(folder)
+    metrics = json.loads(lake.store.read(f"models/{model}/metrics/catalog-test.json").body)
     assert {"map", "random", "pixels", "untrained"} <= set(metrics["overall"]["query_weighted"])
 
-    states = sorted(lake.glob("runs/tiny-*/**/state.pt"))
+    left = [PurePosixPath(name) for name in lake.store.list_names("runs")]
+    states = [path.parent for path in left if path.match("tiny-*/*/state.pt")]
+    shares = Counter(path.parent for path in left if path.match("tiny-*/*/share-*.pt"))
     assert states
-    assert [len(list(path.parent.glob("share-*.pt"))) for path in states] == [2] * len(states)
-    (curves,) = lake.glob("runs/tiny-*/tensorboard")
-    assert len(list(curves.iterdir())) == 2  # one for each validation
-    assert f"tensorboard --logdir {curves}" in ended.stdout
+    assert shares == dict.fromkeys(states, 2)
+    (curves,) = {path.parent for path in left if path.match("tiny-*/tensorboard/*")}
+    assert len([path for path in left if path.parent == curves]) == 2  # one for each validation
+    assert f"tensorboard --logdir {lake.url}/{curves}" in ended.stdout
     assert "worker 0 waited for pictures" in ended.stdout
 
 
@@ -257,7 +265,7 @@ def exported(head: Head) -> dict[tuple[str, ...], float]:
 
 
 def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
-    head: Head, tmp_path: Path, wait: Callable[..., None]
+    head: Head, lake: Lake, tmp_path: Path, wait: Callable[..., None]
 ) -> None:
     for package in ("agman", "pipelines", "jobs"):
         shutil.copytree(
@@ -265,12 +273,11 @@ def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
         )
     with pytest.raises(HTTPError, match="401"):
         urlopen(f"{head.address}/api/jobs/", timeout=5)
-    lake = tmp_path / "lake"
     submitted = subprocess.run(
         [
             PROGRAMS / "ray", "job", "submit", f"--address={head.address}",
-            f"--working-dir={tmp_path / 'work'}", "--", "python", "jobs/build_shards.py", f"--lake={lake}",
-            f"--source={SMALL}", "--shards.images-per-shard=4",
+            f"--working-dir={tmp_path / 'work'}", "--", "python", "jobs/build_shards.py",
+            f"--lake={lake.url}", f"--source={SMALL}", "--shards.images-per-shard=4",
         ],
         env={name: value for name, value in {**ENVIRONMENT, **WITH_TOKEN}.items() if name != "PYTHONPATH"},
         cwd=tmp_path,
@@ -280,8 +287,9 @@ def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "succeeded" in submitted.stdout
-    assert len(list((lake / "shards" / "catalog").glob("*.tar"))) == 3
-    assert len(list((lake / "receipts" / "shards" / "catalog").glob("*.json"))) == 3
+    shards = list(lake.store.list_names("shards/catalog"))
+    assert len([name for name in shards if name.endswith(".tar")]) == 3
+    assert len(list(lake.store.list_names("receipts/shards/catalog"))) == 3
 
     # Ray exports every 10 s, one figure after the other, and the job has ended.
     of_stage = {
@@ -296,7 +304,7 @@ def test_a_job_is_submitted_to_a_cluster_and_its_figures_outlive_it(
     found = exported(head)
     assert found["ray_agman_runs_total", "build_shards", "done"] == 1
     assert found["ray_agman_images_total", "build_shards", "shard"] == 12
-    stored = sum(path.stat().st_size for path in (lake / "shards" / "catalog").iterdir())
+    stored = sum(lake.store.size(name) for name in shards)
     assert found["ray_agman_stored_bytes_total", "build_shards", "shard"] == stored
     assert found["ray_agman_stage_running", "build_shards", "shard"] == 0
     assert found["ray_agman_stage_seconds_total", "build_shards", "shard"] > 0

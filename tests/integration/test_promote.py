@@ -38,9 +38,9 @@ def night(lake: Lake, source: Path, **options: str) -> Manifest | None:
 
 
 def test_a_promoted_model_is_published_by_the_next_night_without_the_source(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, lake: Lake, tiny_model: Path
 ) -> None:
-    lake, source = Lake(str(tmp_path / "lake")), tmp_path / "pictures"
+    source = tmp_path / "pictures"
     source.mkdir()
     for number in range(NUM_IMAGES):
         noise = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)

@@ -1,6 +1,7 @@
 """One flipped bit in any file of a lake: found before it is used, named, and made again by a rerun."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from inline_ray import inline_ray
 from PIL import Image
+from stored_bytes import copy_lake, flip, overwrite
 
 from pipelines.embedding import EmbedOptions
 from pipelines.errors import CorruptShard
@@ -48,28 +50,22 @@ def night(lake: Lake, source: Path, model: Path, **options: bool) -> tuple[Manif
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, other_taxonomy_model: Path) -> tuple[Path, Path]:
+def published(
+    tmp_path_factory: pytest.TempPathFactory, new_lake: Callable[[], Lake], other_taxonomy_model: Path
+) -> tuple[Lake, Path]:
     """A lake after its first night, and its source; tests take copies."""
-    folder = tmp_path_factory.mktemp("published")
+    folder, lake = tmp_path_factory.mktemp("published"), new_lake()
     for number in range(NUM_IMAGES):
         draw(folder / "pictures" / f"{number}.png", number)
-    night(Lake(str(folder / "lake")), folder / "pictures", other_taxonomy_model)
-    return folder / "lake", folder / "pictures"
+    night(lake, folder / "pictures", other_taxonomy_model)
+    return lake, folder / "pictures"
 
 
 @pytest.fixture
-def lake(published: tuple[Path, Path], tmp_path: Path) -> Lake:
-    shutil.copytree(published[0], tmp_path / "lake")
-    return Lake(str(tmp_path / "lake"))
-
-
-def flip(lake: Lake, name: str) -> None:
-    """Flip one bit in the middle of a file."""
-    path = Path(lake.url) / name
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
-    path.unlink()  # the copy may share its bytes with nothing
-    path.write_bytes(body)
+def lake(published: tuple[Lake, Path], new_lake: Callable[[], Lake]) -> Lake:
+    copy = new_lake()
+    copy_lake(published[0], copy)
+    return copy
 
 
 def served(lake: Lake) -> dict[str, tuple[str, dict[str, bytes]]]:
@@ -129,7 +125,7 @@ KINDS = ["tar", "index of a tar", "part", "faiss", "ids", "manifest", "catalog",
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_found_named_and_made_again(
-    lake: Lake, published: tuple[Path, Path], other_taxonomy_model: Path, kind: str
+    lake: Lake, published: tuple[Lake, Path], other_taxonomy_model: Path, kind: str
 ) -> None:
     before = served(lake)
     manifest = current_manifest(lake)
@@ -153,7 +149,7 @@ def test_a_flipped_bit_is_found_named_and_made_again(
 
 @pytest.mark.parametrize("kind", ["part", "faiss", "ids"])
 def test_a_night_that_meets_damage_makes_it_again_by_itself(
-    lake: Lake, published: tuple[Path, Path], other_taxonomy_model: Path, tmp_path: Path, kind: str
+    lake: Lake, published: tuple[Lake, Path], other_taxonomy_model: Path, tmp_path: Path, kind: str
 ) -> None:
     before = served(lake)
     name = damaged_name(current_manifest(lake), kind)
@@ -168,7 +164,7 @@ def test_a_night_that_meets_damage_makes_it_again_by_itself(
 
 
 def test_a_new_model_meets_a_damaged_tar_and_embeds_every_picture(
-    lake: Lake, published: tuple[Path, Path], tiny_model: Path
+    lake: Lake, published: tuple[Lake, Path], tiny_model: Path
 ) -> None:
     before = {key: digest for key, (digest, _) in served(lake).items()}
     name = damaged_name(current_manifest(lake), "tar")
@@ -181,10 +177,10 @@ def test_a_new_model_meets_a_damaged_tar_and_embeds_every_picture(
 
 
 def test_a_pointer_that_is_no_pointer_is_named_and_left(
-    lake: Lake, published: tuple[Path, Path], other_taxonomy_model: Path
+    lake: Lake, published: tuple[Lake, Path], other_taxonomy_model: Path
 ) -> None:
-    (Path(lake.url) / CURRENT).write_bytes(b"{not json")
+    overwrite(lake, CURRENT, b"{not json")
     with pytest.raises(CorruptShard, match=r"CURRENT\.json.*rollback") as caught:
         night(lake, published[1], other_taxonomy_model)
     assert caught.value.name == CURRENT
-    assert (Path(lake.url) / CURRENT).read_bytes() == b"{not json"
+    assert lake.store.read(CURRENT).body == b"{not json"

@@ -1,17 +1,18 @@
 """A run killed in the middle and started again finishes the rest and does nothing twice."""
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from pipelines.lake import Lake
+from pipelines.lake import Lake, bytes_sha256
 from pipelines.models import list_models
+from pipelines.storage.s3_connection import shared_filesystem
 
 pytestmark = pytest.mark.integration
 
@@ -20,9 +21,9 @@ SOURCE = "generated:num_images=64,seed=3,size=64"
 NUM_SHARDS = 16
 
 
-def start(lake: Path, model: Path) -> subprocess.Popen:
+def start(lake: Lake, model: Path) -> subprocess.Popen:
     arguments = [
-        f"--lake={lake}", f"--source={SOURCE}", f"--model={model}", "--shards.images-per-shard=4",
+        f"--lake={lake.url}", f"--source={SOURCE}", f"--model={model}", "--shards.images-per-shard=4",
         "--embed.num-workers=1", "--embed.batch-size=1", "--embed.precision=float32",
     ]  # fmt: skip
     return subprocess.Popen(
@@ -36,21 +37,19 @@ def start(lake: Path, model: Path) -> subprocess.Popen:
 
 
 def finish(job: subprocess.Popen) -> None:
-    said, _ = job.communicate(timeout=120)
+    said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said.decode()
 
 
-def files(lake: Path, folder: str) -> dict[str, tuple[int, str]]:
-    """Return modification time and digest of the files below a folder of the lake."""
-    found = [path for path in (lake / folder).rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(lake)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in found
-    }
+def written(lake: Lake, folder: str) -> dict[str, datetime]:
+    """Return when each object below a folder of the lake was written, to the second."""
+    root = lake.url.removeprefix("s3://")
+    found = shared_filesystem().find(f"{root}/{folder}", detail=True)
+    return {path.removeprefix(f"{root}/"): about["LastModified"] for path, about in found.items()}
 
 
-def digests(lake: Path, folder: str) -> dict[str, str]:
-    return {name: digest for name, (_, digest) in files(lake, folder).items()}
+def digests(lake: Lake, folder: str) -> dict[str, str]:
+    return {name: bytes_sha256(lake.store.read(name).body) for name in lake.store.list_names(folder)}
 
 
 def kill_group(job: subprocess.Popen) -> None:
@@ -59,25 +58,28 @@ def kill_group(job: subprocess.Popen) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    tmp_path: Path, tiny_model: Path, wait: Callable[..., None]
+    new_lake: Callable[[], Lake], tiny_model: Path, wait: Callable[..., None]
 ) -> None:
-    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    broken, unbroken = new_lake(), new_lake()
     job = start(broken, tiny_model)
-    stage = broken / "receipts" / "embeddings"
     try:
-        wait("an embedding receipt", lambda: job.poll() is not None or any(stage.rglob("*.json")))
+        wait(
+            "an embedding receipt",
+            lambda: job.poll() is not None or any(broken.store.list_names("receipts/embeddings")),
+            120,
+        )
     finally:
         kill_group(job)
-    before = files(broken, "receipts")
-    parts_before = files(broken, "embeddings")
+    before = written(broken, "receipts")
+    parts_before = written(broken, "embeddings")
     done = [name for name in before if name.startswith("receipts/embeddings")]
     assert 1 <= len(done) < NUM_SHARDS
 
     finish(start(broken, tiny_model))
-    after = files(broken, "receipts")
+    after = written(broken, "receipts")
     assert {name: after[name] for name in before} == before
-    assert {name: files(broken, "embeddings")[name] for name in parts_before} == parts_before
-    (model,) = list_models(Lake(str(broken)))
+    assert {name: written(broken, "embeddings")[name] for name in parts_before} == parts_before
+    (model,) = list_models(broken)
     assert sum(name.startswith(f"receipts/embeddings/{model}/") for name in after) == NUM_SHARDS
 
     finish(start(unbroken, tiny_model))

@@ -2,7 +2,8 @@
 
 import struct
 from dataclasses import replace
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from agman.trainer import TrainerConfig
 from agman.transforms import Preprocess
 from pipelines.dataset import Dataset
 from pipelines.errors import WorkersLost
-from pipelines.lake import Lake, model_folder
+from pipelines.lake import Lake
+from pipelines.models import fetch_model
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
@@ -35,9 +37,9 @@ from pipelines.training.pictures import training_pictures
 pytestmark = pytest.mark.integration
 
 
-def config(lake: Path, source: str, **changes: Any) -> TrainConfig:
+def config(lake: Lake, source: str, **changes: Any) -> TrainConfig:
     asked = TrainConfig(
-        lake=str(lake),
+        lake=lake.url,
         source=source,
         network=ModelConfig(trunk="resnet18", embedding_dim=16),
         preprocess=Preprocess(image_size=32),
@@ -62,11 +64,15 @@ def run_of(asked: TrainConfig) -> Run:
 
 def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
     """Return the states that are kept, by step, with those of their shares."""
+    store = Lake(asked.lake).store
     found = {}
-    for file in Path(asked.lake).glob(f"runs/{asked.name}-*/*/state.pt"):
-        state = torch.load(file, weights_only=True)
-        shares = sorted(file.parent.glob("share-*.pt"))
-        state["shares"] = [torch.load(share, weights_only=True) for share in shares]
+    names = [PurePosixPath(name) for name in store.list_names("runs")]
+    for file in (name for name in names if name.match(f"{asked.name}-*/*/state.pt")):
+        shares = [name for name in names if name.parent == file.parent and name.match("share-*.pt")]
+        state, *read = [
+            torch.load(BytesIO(store.read(str(name)).body), weights_only=True) for name in (file, *shares)
+        ]
+        state["shares"] = read
         found[state["trainer"]["step"]] = state
     return found
 
@@ -74,8 +80,9 @@ def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
 def curves(asked: TrainConfig) -> dict[str, list[int]]:
     """Return the steps of each tag in TensorBoard's files."""
     found: dict[str, list[int]] = {}
-    for file in sorted(Path(asked.lake).glob(f"runs/{asked.name}-*/tensorboard/events.out.tfevents.*")):
-        body = file.read_bytes()
+    store = Lake(asked.lake).store
+    for name in store.list_names("runs"):
+        body = store.read(name).body if "/tensorboard/events.out.tfevents." in name else b""
         while body:  # a record: 8 bytes length, 4 of its check sum, the event, 4 of its check sum
             (length,) = struct.unpack("<Q", body[:8])
             event = Event.FromString(body[12 : 12 + length])
@@ -87,10 +94,10 @@ def curves(asked: TrainConfig) -> dict[str, list[int]]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The unbroken one runs in this process: Ray Train may add nothing to the weights either."""
-    asked = config(tmp_path / "lake", "generated:num_images=120,seed=0,size=32")
+    asked = config(lake, "generated:num_images=120,seed=0,size=32")
     dataset = shard(asked)
     torch.set_num_threads(1)
     unbroken = Learner(asked, FASHIONAI, training_pictures(dataset, FASHIONAI))
@@ -124,11 +131,11 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
 
 @pytest.mark.usefixtures("local_ray")
 def test_all_ranks_stop_when_validation_stops_improving(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A baseline on multi-label pictures, three shares on the two CPUs: nothing waits for a gradient."""
     make_asen(tmp_path / "data", "DeepFashion", train_per_value=4)
-    asked = config(tmp_path / "lake", f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
+    asked = config(lake, f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
     asked = replace(
         asked,
         network=replace(asked.network, head="csn"),
@@ -150,8 +157,8 @@ def test_all_ranks_stop_when_validation_stops_improving(
     said = capsys.readouterr().out
     assert "2 workers, not 3: each step still learns from 3 batches" in said
     assert f"stopped after step {trained.step + 1} of 30: no improvement in 1 validations" in said
-    folder = Path(asked.lake) / model_folder(trained.model)
-    assert load_model(folder).taxonomy == dataset.taxonomy
+    with fetch_model(lake, trained.model) as folder:
+        assert load_model(folder).taxonomy == dataset.taxonomy
 
     assert train(asked, dataset, dataset.taxonomy, run_of(asked)) == trained
     assert "nothing was left to do" in capsys.readouterr().out
@@ -188,9 +195,9 @@ def test_losses_are_made_good_as_long_as_there_are_new_checkpoints() -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_listed_triplets_are_learned_by_two_workers(tmp_path: Path) -> None:
+def test_listed_triplets_are_learned_by_two_workers(lake: Lake, tmp_path: Path) -> None:
     make_zappos50k(tmp_path / "data")
-    asked = config(tmp_path / "lake", f"zappos50k:{tmp_path / 'data'}", num_workers=2)
+    asked = config(lake, f"zappos50k:{tmp_path / 'data'}", num_workers=2)
     dataset = shard(asked)
     assert dataset.taxonomy is not None
     with pytest.raises(
