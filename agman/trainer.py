@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -183,16 +184,18 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
 
-    def step(self, batch: TrainingBatch, time_share: float = 0.0) -> dict[str, float]:
-        """Learn from one batch.
+    def step(self, *batches: TrainingBatch, weight: float = 1.0, time_share: float = 0.0) -> dict[str, float]:
+        """Learn from one batch, or from several whose gradients are added.
 
         Args:
-            batch: see `TrainingBatch`.
+            batches: see `TrainingBatch`; at least one.
+            weight: of each batch's gradient. A distributed wrapper averages over workers: with M batches on
+                N workers, however they are dealt out, N / M makes the step's gradient the mean of all M.
             time_share: share of the run's time limit that is used up, 0 without a limit.
 
         Returns:
-            loss, triplet, violating (share of triplets), lr, gradient_norm (before clipping), and type if
-            learned.
+            loss, triplet, violating (share of triplets) and type if learned, as means over these batches; lr,
+            gradient_norm (before clipping).
 
         Raises:
             InvalidInput: if the loss or the gradient's norm is not finite; the weights are those from before
@@ -203,8 +206,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = step_size
         self.optimizer.zero_grad(set_to_none=True)
-        loss, figures = self.module(batch)
-        loss.backward()
+        figures = self._add_gradients(batches, weight)
         trained = [weights for weights in self.module.parameters() if weights.grad is not None]
         norm = nn.utils.get_total_norm([weights.grad for weights in trained if weights.grad is not None])
         figures["gradient_norm"] = norm
@@ -221,6 +223,19 @@ class Trainer:
         self.optimizer.step()
         self.step_count += 1
         return {**levels, "lr": step_size}
+
+    def _add_gradients(self, batches: Sequence[TrainingBatch], weight: float) -> dict[str, Tensor]:
+        """Run batches forward and backward; a distributed wrapper adds the others' at the last one."""
+        alone = getattr(self.module, "no_sync", nullcontext)
+        all_figures = []
+        for place, batch in enumerate(batches, start=1):
+            with nullcontext() if place == len(batches) else alone():
+                loss, figures = self.module(batch)
+                (weight * loss).backward()
+            all_figures.append(figures)
+        return {
+            name: torch.stack([figures[name] for figures in all_figures]).mean() for name in all_figures[0]
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on: tensors and plain values, safe to read weights-only.

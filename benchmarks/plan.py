@@ -170,20 +170,23 @@ def _settle(night: Night, indexes: Sequence[Path], found: Measured) -> None:
     """Take for done what was planned, and write tonight's catalog."""
     catalog = night.catalog
     made = {path.stem: _shard_entries(path.stem) for path in indexes}
+
+    def files_of(shard: str) -> tuple[FileEntry, ...]:
+        return made.get(shard) or night.shard_files(shard)
+
     with found.step("live pictures"):
         catalog.add_shards(indexes)
         catalog.match_embeddings(same_model=True)
     with found.step("plan parts"):
-        parts = []
-        for shard, digests in catalog.pictures_to_embed():
-            files = made.get(shard) or night.shard_files(shard)
-            parts.append((plan_part(shard, files, night.model, digests).name, digests))
-        catalog.add_parts(parts, [])
-        found.counts["parts"] = len(parts)
+        catalog.add_parts(
+            (plan_part(shard, files_of(shard), night.model, digests).name, digests)
+            for shard, digests in catalog.pictures_to_embed()
+        )
+        catalog.refuse_pictures([])
     with found.step("catalog"):
         path = night.folder / "catalog.parquet"
         catalog.write(path, night.folder / "quarantine.parquet", SNAPSHOT)
-        found.counts |= catalog.count_published(path) | {"live_parts": len(catalog.live_rows())}
+        found.counts |= catalog.count_published(path) | {"parts": len(catalog.live_rows())}
         catalog.changes()
 
 

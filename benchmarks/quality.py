@@ -34,6 +34,7 @@ from pipelines.scoring import MAP, MODEL, RANDOM, overall, score_attribute
 from pipelines.telemetry import Run
 from pipelines.training.config import TrainConfig
 from pipelines.training.learner import Learner
+from pipelines.training.pictures import training_pictures
 from pipelines.validation import Validation, load_validation, validate
 
 EMBEDDING_DIM = 128
@@ -142,10 +143,11 @@ def train(options: Options, dataset: Dataset, trunk: Path, variant: Variant, see
         preprocess=Preprocess(image_size=options.image_size),
         augmentation=Augmentation(),
         optimisation=replace(variant.optimisation, lr=options.lr, schedule="constant", seed=seed),
+        num_workers=1,
         buffer_samples=options.num_images,
     )
     validation = _validation(dataset, options)
-    learner = Learner(config, FASHIONAI, dataset)
+    learner = Learner(config, FASHIONAI, training_pictures(dataset, FASHIONAI))
     points = [(0.0, validate(learner.model, validation, config.preprocess))]
     spent = 0.0
     for number in range(1, options.evaluations + 1):

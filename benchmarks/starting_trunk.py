@@ -12,6 +12,7 @@ from torchvision.models import get_model
 from agman.taxonomy import FASHIONAI, Taxonomy
 from agman.transforms import Augmentation, Preprocess, augment, normalise
 from pipelines.dataset import Dataset
+from pipelines.training.pictures import training_pictures
 from pipelines.training.samples import SamplePool
 
 TRUNK = "resnet18"
@@ -31,7 +32,8 @@ def pretrain(dataset: Dataset, image_size: int, seconds: float, path: Path) -> N
     """
     torch.manual_seed(0)
     preprocess = Preprocess(image_size=image_size)
-    pool = SamplePool(dataset, FASHIONAI, preprocess, capacity=len(dataset.described), seed=0)
+    pictures = training_pictures(dataset, FASHIONAI)
+    pool = SamplePool(pictures.share(0, 1), FASHIONAI, preprocess, capacity=len(pictures), seed=0)
     columns = _columns(FASHIONAI)
     network = get_model(TRUNK, weights=None, num_classes=columns[-1].stop).to(
         memory_format=torch.channels_last

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
 from agman.errors import InvalidInput
@@ -34,7 +33,9 @@ from pipelines.history import (
 from pipelines.lake import Lake
 from pipelines.lineage import Damage, check_files, find_model_damage
 from pipelines.origin import Origin, Quarantined, trace
+from pipelines.redaction import shown_uri
 from pipelines.storage.snapshots import Manifest
+from pipelines.telemetry import escaped
 
 COUNTS = ("embedded", "reused", "quarantined")
 
@@ -129,11 +130,11 @@ def _marks(snapshot: Snapshot, current: str | None, previous: str | None) -> lis
 def _show_snapshots(run: telemetry.Run, title: str, found: list[tuple[Snapshot, list[str]]]) -> None:
     if not found:
         return
-    table = Table("snapshot", "night", "created", "model", "rows", *COUNTS, "", title=escape(title))
+    table = Table("snapshot", "night", "created", "model", "rows", *COUNTS, "", title=escaped(title))
     for snapshot, marks in found:
         counts = (str(snapshot.counts.get(name, "")) for name in COUNTS)
         cells = (snapshot.id, str(snapshot.night), snapshot.created, snapshot.model, str(snapshot.num_rows))
-        table.add_row(*map(escape, (*cells, *counts, "; ".join(marks))))
+        table.add_row(*map(escaped, (*cells, *counts, "; ".join(marks))))
     for column in table.columns:
         column.justify = "right" if column.header in ("night", "rows", *COUNTS) else "left"
         column.no_wrap = column.header == "snapshot"
@@ -142,17 +143,17 @@ def _show_snapshots(run: telemetry.Run, title: str, found: list[tuple[Snapshot, 
 
 def show_differences(run: telemetry.Run, old: Manifest, new: Manifest, found: Differences) -> None:
     """Print what changed from one snapshot to another."""
-    table = Table("keys", "count", "such as", title=escape(f"from {old.id} to {new.id}"))
+    table = Table("keys", "count", "such as", title=escaped(f"from {old.id} to {new.id}"))
     table.columns[1].justify = "right"
     for change in found.keys:
-        table.add_row(change.kind, str(change.num_keys), escape(", ".join(change.examples)))
+        table.add_row(change.kind, str(change.num_keys), escaped(", ".join(change.examples)))
     table.add_section()
     table.add_row("same picture, other embedding", str(found.num_embedded_anew), "")
     run.show(table)
     if found.said:
         values = Table("what else differs", "old", "new")
         for said in found.said:
-            values.add_row(*map(escape, (said.path, said.old, said.new)))
+            values.add_row(*map(escaped, (said.path, said.old, said.new)))
         run.show(values)
     else:
         run.say("config, model, code, versions, gates and counts are the same")
@@ -164,12 +165,12 @@ def show_origin(run: telemetry.Run, manifest: Manifest, found: Origin) -> None:
     size = f"{place['width']} x {place['height']}" if place["width"] else "size not known"
     chain = "" if found.is_chain_whole else "; the snapshots before it are gone or cannot be read"
     facts = {
-        "uri": row["uri"],
+        "uri": shown_uri(row["uri"]),
         "version token": row["token"] or "none",
         "picture": f"sha256 {row['sha256']}, {place['num_bytes']} bytes, {place['format']}, {size}",
         "since snapshot": f"{found.since.id}, night {found.since.night}{chain}",
         "tar": f"{found.tar.name}, from byte {place['offset']}, member {place['member']}",
-        "fetched": f"for key {place['key']} from {place['uri']}",
+        "fetched": f"for key {place['key']} from {shown_uri(place['uri'])}",
         "model": manifest.model,
         "part": f"{found.part.name}, row {row['row']} of {found.part.num_rows}",
         "in this part since": f"{found.embedded_in.id}, night {found.embedded_in.night}",
@@ -179,7 +180,7 @@ def show_origin(run: telemetry.Run, manifest: Manifest, found: Origin) -> None:
     _show_facts(run, f"{row['key']} in snapshot {manifest.id}", facts)
     files = Table("attribute", "embedding file", "bytes", "sha256")
     for attribute, entry in found.part.files.items():
-        files.add_row(*map(escape, (attribute, entry.name, str(entry.num_bytes), entry.sha256[:12])))
+        files.add_row(*map(escaped, (attribute, entry.name, str(entry.num_bytes), entry.sha256[:12])))
     run.show(files)
 
 
@@ -196,11 +197,11 @@ def _seconds(seconds: dict[str, float] | None) -> str:
 
 
 def _show_facts(run: telemetry.Run, title: str, facts: dict[str, Any]) -> None:
-    table = Table(title=escape(title), show_header=False)
+    table = Table(title=escaped(title), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(escape(name), escape("-" if value is None else str(value)))
+        table.add_row(escaped(name), escaped("-" if value is None else str(value)))
     run.show(table)
 
 

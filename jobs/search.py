@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import JustifyMethod
-from rich.markup import escape
 from rich.table import Table
 
 from agman.errors import InvalidInput
@@ -24,6 +23,7 @@ from pipelines.morning import described, is_relevant, predicted, shown_values
 from pipelines.parts import Shown
 from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
 from pipelines.search import Hit, Searcher, attributes_had, open_searcher
+from pipelines.telemetry import escaped
 
 PICTURE_PIXELS = 160
 
@@ -120,7 +120,7 @@ def _tell_query(run: telemetry.Run, shows: Mapping[str, Shown], attributes: Iter
 
 
 def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Table:
-    table = Table(title=escape(f"like {config.key or config.image} in {', '.join(attributes)}"))
+    table = Table(title=escaped(f"like {config.key or config.image} in {', '.join(attributes)}"))
     columns = [name for name in ("category", "brand", "price") if hits and name in hits[0].row]
     texts = ("label", "predicted")
     for name in ("rank", "key", "score", *(attributes if len(attributes) > 1 else ()), *texts, *columns):
@@ -132,7 +132,7 @@ def _table(hits: list[Hit], attributes: list[str], config: SearchConfig) -> Tabl
         said = "; ".join(described(hit.shows[name]) or "-" for name in attributes)
         own = [str(hit.row[name]) for name in columns]
         cells = (str(hit.rank), hit.key, f"{hit.score:.3f}", *cosines, label, said, *own)
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(escaped, cells))
     return table
 
 

@@ -7,6 +7,12 @@ checkpoint by validation becomes the model. The attributes are the data set's ow
     python jobs/train.py fashionai --source fashionai:/data/FashionAI
     ray job submit --working-dir . -- python jobs/train.py --lake s3://shop-lake --source s3://shop/labelled.parquet
 
+On a cluster --num-workers counts all nodes' workers, and is how many batches a step learns from. A worker or
+node that is lost costs the steps since the last validation. --min-workers begins and goes on with fewer, each
+with more to do; --accelerator gpu waits for GPU nodes that are scaled to zero:
+
+    python jobs/train.py --lake s3://shop-lake --num-workers 8 --min-workers 2 --accelerator gpu
+
 Baselines are one flag each: --network.head plain (no attribute), --network.head csn (masks),
 --network.no-multi-level, --optimisation.no-classification.
 """

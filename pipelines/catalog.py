@@ -1,22 +1,25 @@
 """What a night has to do: last night's catalog against tonight's source, in DuckDB, bounded in memory.
 
-The tables of one night, each made from the ones before:
+The tables of one night, each made from the ones before; large ones are views of Parquet where they can be,
+since what DuckDB copies it also writes:
 
 ```
 source    key, uri, token, role, labels + the shop's columns    one row per record that can be told apart
 refused   key, uri, token, stage, kind, message, sha256         records that cannot: no key, no uri, key twice
 previous  last night's catalog        previous_quarantine       last night's quarantine
-reused    key, sha256, shard          unchanged since: not fetched
+compared  key, was_there, is_here, …  every key of both, with last night's picture: the only join of the two
+reused    key, sha256, shard, …       unchanged since: not fetched
 wanted    key, uri, token, …, known   to be fetched into new shards; known: the picture that it may still be
 adopted   the rows of unpublished shards that are wanted: of a run that was stopped, not fetched again
 fetched   the new shards' indexes and what was adopted
 live      key, sha256, shard          every picture that the source has tonight
-pictures  sha256, shard, part, row    each distinct picture once, with its embedding if it has one
+homes     sha256, shard, part, row    each live picture once, and last night's embedding if it has one
+pictures  sha256, shard, part, row    the same with tonight's embedding
 moved     sha256, part, row           where the embedding was before small parts were merged
 ```
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +30,27 @@ import pyarrow.parquet as pq
 
 from agman.errors import InvalidInput
 from pipelines.dataset import Description
+from pipelines.redaction import redacted_uri
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
-from pipelines.sources import ABSENT, RECORD_FIELDS, Source
+from pipelines.sources import ABSENT, NOT_ALLOWED, RECORD_FIELDS, Source
 
 RESERVED = ("sha256", "shard", "part", "row")
 QUARANTINE_COLUMNS = (
     "key", "uri", "token", "stage", "kind", "message", "sha256", "first_seen", "last_seen", "attempts",
 )  # fmt: skip
 # Held-out products, told by their key alone, so that a picture keeps its role for ever.
-ROLE_OF_KEY = """case when _bucket < 75 then 'train' when _bucket < 80 then 'valid'
-                      when _bucket < 85 then 'query' else 'candidate' end"""
-LEFT_OUT = """select key, uri, kind, message from refused
+_BUCKET = "('0x' || md5(key)[1:8])::bigint % 100"
+ROLE_OF_KEY = f"""case when {_BUCKET} < 75 then 'train' when {_BUCKET} < 80 then 'valid'
+                       when {_BUCKET} < 85 then 'query' else 'candidate' end"""
+LEFT_OUT = """select key, redacted_uri(uri) as uri, kind, message from refused
               union all select key, uri, kind, message from still_quarantined
-              union all select key, uri, kind, error from fetched where status <> 'ok'"""
+              union all select key, redacted_uri(uri), kind, error from fetched where status <> 'ok'"""
 _NO_INDEX = """(select null::varchar as key, null::varchar as uri, null::varchar as token,
     null::varchar as member, null::bigint as "offset", null::varchar as sha256, null::varchar as status,
     null::varchar as kind, null::varchar as error, null::varchar as shard where false)"""
 FETCH_BATCH_ROWS = 4096
+PLACED_AT_ONCE = 32
 MEMORY_LIMIT = "2GB"
 
 
@@ -81,41 +87,55 @@ class Catalog:
         self.db = duckdb.connect(str(folder / "night.duckdb"))
         self._all(f"set memory_limit='{MEMORY_LIMIT}'; set temp_directory='{folder / 'spill'}'")
         self._all("set preserve_insertion_order=false; set enable_progress_bar=false")
+        # A uri may hold a password or a signature: the quarantine is for people, who need neither.
+        self.db.create_function("redacted_uri", redacted_uri, ["VARCHAR"], "VARCHAR")
 
-    def read_source(self, source: Source) -> None:
+    def read_source(self, source: Source, refusal: Callable[[str], str] = lambda uri: "") -> None:
         """Stream the source into `source` and `refused`.
+
+        Args:
+            source: tonight's.
+            refusal: why a uri is not allowed; "" where it is.
 
         Raises:
             InvalidInput: if the source is unusable as a whole.
         """
         path = self.folder / "source.parquet"
-        num_rows = _write_batches(source, path)
+        num_rows = _write_batches(source, path, refusal)
         if not num_rows:
             raise InvalidInput(f"source {source.name}: expected at least one record, found none")
         self._all(
-            f"""create table numbered as
+            f"""create view read as
             select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri,
-                              coalesce(token, '') as token),
-                   row_number() over (partition by key order by uri = '', uri, token) as _copy,
-                   file_row_number as _source_row,
-                   ('0x' || md5(coalesce(key, ''))[1:8])::bigint % 100 as _bucket
-            from read_parquet('{path}', file_row_number=true)"""
-        )
-        self._all(
-            f"""create table source as
-            select * exclude (_copy, _source_row, _bucket, file_row_number)
-                     replace (coalesce(role, {ROLE_OF_KEY}) as role)
-            from numbered where key <> '' and uri <> '' and _copy = 1;
+                              coalesce(token, '') as token)
+            from read_parquet('{path}', file_row_number=true);
+            create table doubtful as
+            with twice as (select key from read where key <> '' group by key having count(*) > 1)
+            select key, uri, token, _refusal, file_row_number,
+                   row_number() over (partition by key order by uri = '', _refusal <> '', uri, token) as copy
+            from read where key = '' or uri = '' or _refusal <> '' or key in (from twice);
             create table refused as
-            select case when key = '' then 'row ' || _source_row else key end as key, uri, token,
+            select case when key = '' then 'row ' || file_row_number else key end as key, uri, token,
                    'source' as stage, case when key = '' then 'no_key' when uri = '' then 'no_uri'
-                   else 'duplicate_key' end as kind,
+                   when copy > 1 then 'duplicate_key' else '{NOT_ALLOWED}' end as kind,
                    case when key = '' then 'the record has no key' when uri = '' then 'the record has no uri'
-                   else 'the key stands ' || _copy || ' times in the source; the first by uri is used' end
-                   as message, null::varchar as sha256
-            from numbered where key = '' or uri = '' or _copy > 1;
-            drop table numbered"""
+                   when copy > 1 then
+                       'the key stands ' || copy || ' times in the source; the first by uri is used'
+                   else _refusal end
+                   as message, null::varchar as sha256, file_row_number
+            from doubtful where key = '' or uri = '' or _refusal <> '' or copy > 1;
+            create view source as
+            select * exclude (file_row_number, _refusal) replace (coalesce(role, {ROLE_OF_KEY}) as role)
+            from read anti join refused using (file_row_number)"""
         )
+
+    def refusals(self) -> list[str]:
+        """Say how many uris are not allowed and why the first is not; nothing where all are."""
+        rows = self._all(
+            f"""select count(*), min_by(message, key) from refused where kind = '{NOT_ALLOWED}'
+            having count(*) > 0"""
+        )
+        return [f"{number} records have a uri that is not allowed: {example}" for number, example in rows]
 
     def read_previous(self, catalog: Path | None, quarantine: Path | None) -> None:
         """Open last night's tables; None on the first night."""
@@ -152,35 +172,46 @@ class Catalog:
         again = "true" if retry_quarantined else f"(q.kind in {PASSING_KINDS} and q.token <> '{ABSENT}')"
         self._all(
             f"""create table damaged_shards as select unnest({_strings(damaged_shards)}) as shard;
-            create table same as
-            select s.key, p.sha256, p.shard, p.shard in (from damaged_shards) as is_damaged
-            from source s join previous p using (key)
-            where s.uri = p.uri and s.token = p.token and s.token <> '';
-            create table reused as select key, sha256, shard from same
-            where not is_damaged and not {verify_content};
+            create table compared as
+            select key, p.key is not null as was_there, s.key is not null as is_here,
+                   s.uri = p.uri as in_place,
+                   coalesce(s.uri = p.uri and s.token = p.token and s.token <> '', false) as is_same,
+                   p.sha256, p.shard, p.part, p.row
+            from (select key, uri, token from source) s
+            full join (select key, uri, token, sha256, shard, part, row from previous) p using (key);
+            create view whole as select * from compared where was_there
+                and shard not in (from damaged_shards);
+            create view reused as select key, sha256, shard, part, row from whole
+                where is_same and not {verify_content};
             create table still_quarantined as
             select q.* from source s
             join (select * from previous_quarantine where stage <> 'source') q using (key)
-            where s.uri = q.uri and s.token = q.token and s.token <> '' and not ({again});
-            create table whole as select * from previous where shard not in (from damaged_shards);
-            create table adopted as from {_NO_INDEX};
+            where redacted_uri(s.uri) = q.uri and s.token = q.token and s.token <> '' and not ({again});
+            create table changed as
+            select key, coalesce(shard in (from damaged_shards), false) as is_damaged, is_same, sha256, shard
+            from compared where is_here and key not in (select key from still_quarantined)
+                and ({verify_content} or not is_same or is_damaged)"""
+        )
+        self._all(
+            f"""create table adopted as from {_NO_INDEX};
             create table wanted as
-            with told as (select token, min(sha256) as sha256 from whole where token <> ''
-                          group by token having count(distinct sha256) = 1)
+            with open as (select * from source semi join changed using (key)),
+            told as (select token, min(sha256) as sha256 from previous
+                     where token <> '' and token in (select token from open)
+                       and shard not in (from damaged_shards)
+                     group by token having count(distinct sha256) = 1)
             select s.key, s.uri, s.token, s.role, s.labels,
-                   case when q.token = s.token and q.uri = s.uri then q.attempts else 0 end as attempt,
-                   coalesce(d.sha256, p.sha256, t.sha256, '') as known, coalesce(d.shard, '') as damaged
-            from source s left join (select * from previous_quarantine where stage <> 'source') q using (key)
-            left join (select * from same where is_damaged) d on d.key = s.key
-            left join whole p on p.key = s.key
-            left join told t on t.token = s.token
-            anti join reused on reused.key = s.key
-            anti join still_quarantined on still_quarantined.key = s.key"""
+                   case when q.token = s.token and q.uri = redacted_uri(s.uri) then q.attempts
+                   else 0 end as attempt,
+                   coalesce(case when c.is_same or not c.is_damaged then c.sha256 end, t.sha256, '') as known,
+                   case when c.is_same and c.is_damaged then c.shard else '' end as damaged
+            from open s join changed c using (key)
+            left join (select * from previous_quarantine where stage <> 'source') q using (key)
+            left join told t on t.token = s.token"""
         )
         counted = self._all(
-            """select (select count(*) from source) + (select count(*) from refused),
-              (select count(*) from reused), (select count(*) from wanted),
-              (select count(*) from previous p anti join source s using (key)),
+            """select (select count(*) from read), (select count(*) from reused),
+              (select count(*) from wanted), (select count(*) from compared where not is_here),
               (select count(*) from refused)"""
         )[0]
         names = ("input", "unchanged", "wanted", "gone", "refused")
@@ -200,6 +231,8 @@ class Catalog:
         Returns:
             How many records are settled by it.
         """
+        if not indexes:
+            return 0
         self._all(
             f"""create or replace table adopted as
             with found as (select i.* from {_indexes(indexes)} i
@@ -216,18 +249,18 @@ class Catalog:
     def changes(self) -> Changes:
         """Count by their bytes what is new tonight, once all pictures are known."""
         counted = self._all(
-            """with here as (select l.key, l.sha256, s.uri from live l join source s using (key)),
-            gone as (select p.key, p.sha256, row_number() over (partition by p.sha256 order by p.key) as copy
-                     from previous p anti join source s using (key)),
-            new as (select h.key, h.sha256, row_number() over (partition by h.sha256 order by h.key) as copy
-                    from here h anti join previous p using (key)),
+            """with here as (select f.key, f.sha256, was_there, in_place, c.sha256 as before
+                          from fetched f join compared c using (key) where f.status = 'ok'),
+            gone as (select sha256, row_number() over (partition by sha256 order by key) as copy
+                     from compared where not is_here),
+            new as (select key, sha256, row_number() over (partition by sha256 order by key) as copy
+                    from here where not was_there),
             renamed as (select new.key from new join gone using (sha256, copy)),
-            kept as (select h.sha256 = p.sha256 as same, h.uri = p.uri as in_place
-                     from here h join previous p using (key))
+            kept as (select sha256 = before as same, in_place from here where was_there)
             select (select count(*) from new) - (select count(*) from renamed),
               (select count(*) from kept where not same),
               (select count(*) from kept where same and not in_place) + (select count(*) from renamed),
-              (select count(*) from kept where same and in_place),
+              (select count(*) from kept where same and in_place) + (select count(*) from reused),
               (select count(*) from gone) - (select count(*) from renamed)"""
         )[0]
         names = ("added", "edited", "moved", "unchanged", "deleted")
@@ -251,13 +284,18 @@ class Catalog:
         )
         # A picture that the lake has already is read from there, not from the shard that fetched it again.
         self._all(
-            """create table live as select key, sha256, shard from reused
+            """create view live as select key, sha256, shard from reused
             union all select key, sha256, shard from fetched where status = 'ok';
             create table homes as
-            with known as (select sha256, min(shard) as shard from whole group by 1),
-            packed as (select sha256, min(shard) as shard from fetched where member is not null group by 1)
-            select distinct live.sha256, coalesce(known.shard, packed.shard) as shard
-            from live left join known using (sha256) left join packed on packed.sha256 = live.sha256"""
+            with new as (select sha256, min(shard) filter (where member is not null) as packed
+                         from fetched where status = 'ok' group by 1),
+            old as (select sha256, min(shard) filter (where shard not in (from damaged_shards)) as shard,
+                           min(part) as part, min(row) as row
+                    from compared where was_there and sha256 in (select sha256 from new) group by 1)
+            select sha256, min(shard) as shard, min(part) as part, min(row) as row from reused
+            where sha256 not in (select sha256 from new) group by 1
+            union all select sha256, coalesce(old.shard, packed), part, row
+            from new left join old using (sha256)"""
         )
 
     def match_embeddings(self, *, same_model: bool, damaged_parts: Collection[str] = ()) -> None:
@@ -271,10 +309,8 @@ class Catalog:
         lost = f"(not {same_model} or list_contains({_strings(damaged_parts)}, part))"
         self._all(
             f"""create table pictures as
-            select h.sha256, h.shard, k.part, k.row from homes h
-            left join (select distinct on (sha256) sha256, case when {lost} then null else part end as part,
-                              case when {lost} then null else row end as row
-                       from previous order by sha256) k using (sha256);
+            select sha256, shard, case when {lost} then null else part end as part,
+                   case when {lost} then null else row end as row from homes;
             create table moved as select sha256, part, row from pictures limit 0"""
         )
 
@@ -287,19 +323,30 @@ class Catalog:
         while row := rows.fetchone():
             yield row[0], row[1]
 
-    def add_parts(
-        self, parts: Sequence[tuple[str, Sequence[str]]], refused: Sequence[dict[str, Any]]
-    ) -> None:
-        """Note what was embedded.
+    def add_parts(self, parts: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """Note what was embedded, as it comes: a first night's digests are too many for a list.
 
         Args:
             parts: (part, the pictures of its rows in order).
-            refused: pictures that could not be embedded: sha256, kind, message.
         """
+        self._all("create or replace table placed (sha256 varchar, part varchar, row integer)")
+        batch: list[tuple[str, Sequence[str]]] = []
+        for part in parts:
+            batch.append(part)
+            if len(batch) == PLACED_AT_ONCE:
+                self._insert_places(batch)
+                batch.clear()
+        self._insert_places(batch)
+        self._all(
+            """update pictures set part = e.part, row = e.row from placed e
+            where pictures.sha256 = e.sha256;
+            drop table placed"""
+        )
+
+    def refuse_pictures(self, refused: Sequence[dict[str, Any]]) -> None:
+        """Note which pictures could not be embedded: sha256, kind, message."""
         fields = [("sha256", pa.string()), ("kind", pa.string()), ("message", pa.string())]
-        bad = pa.Table.from_pylist(list(refused), schema=pa.schema(fields))
-        self.db.register("refused_rows", bad)
-        self._place(parts)
+        self.db.register("refused_rows", pa.Table.from_pylist(list(refused), schema=pa.schema(fields)))
         self._all("create table refused_pictures as select * from refused_rows")
 
     def rows_of(self, parts: Collection[str]) -> Iterator[tuple[str, list[int], list[str]]]:
@@ -322,14 +369,11 @@ class Catalog:
             """insert into moved select p.sha256, p.part, p.row from pictures p
             where p.sha256 in (select sha256 from moved_rows)"""
         )
-        self._place(parts)
+        self.add_parts(parts)
 
-    def _place(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
+    def _insert_places(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
         self.db.register("placed_rows", _places(parts))
-        self._all(
-            """update pictures set part = e.part, row = e.row from placed_rows e
-            where pictures.sha256 = e.sha256"""
-        )
+        self._all("insert into placed from placed_rows")
 
     def write(self, catalog: Path, quarantine: Path, now: str) -> None:
         """Write tonight's catalog, sorted by key, and its quarantine."""
@@ -342,10 +386,11 @@ class Catalog:
         )
         self._all(
             f"""copy (with found as (
-                select key, uri, token, stage, kind, message, sha256 from refused
-                union all select f.key, f.uri, s.token, 'shards', f.kind, f.error, f.sha256
+                select key, redacted_uri(uri) as uri, token, stage, kind, message, sha256 from refused
+                union all select f.key, redacted_uri(f.uri), s.token, 'shards', f.kind, f.error, f.sha256
                 from fetched f join source s using (key) where f.status <> 'ok'
-                union all select l.key, s.uri, s.token, 'embeddings', r.kind, r.message, l.sha256
+                union all
+                select l.key, redacted_uri(s.uri), s.token, 'embeddings', r.kind, r.message, l.sha256
                 from live l join source s using (key) join refused_pictures r on r.sha256 = l.sha256)
               select * from (
                 select f.*, coalesce(q.first_seen, '{now}') as first_seen, '{now}' as last_seen,
@@ -361,12 +406,12 @@ class Catalog:
     def count_published(self, catalog: Path) -> dict[str, int]:
         """Count the rows of tonight's catalog; `reused` are those whose embedding was published before."""
         row = self._all(
-            f"""with c as (
-                select c.sha256, coalesce(m.part, c.part) as part, coalesce(m.row, c.row) as row
+            f"""with c as (select coalesce(m.part, c.part) as part
                 from read_parquet('{catalog}') c left join moved m using (sha256)),
-            old as (select distinct sha256, part, row from previous where {self._same_model})
-            select count(*), count(old.part), count(distinct c.sha256), count(*) - count(distinct c.sha256)
-            from c left join old using (sha256, part, row)"""
+            found as (select count(*) as num_rows, count(*) filter (where {self._same_model}
+                      and part in (select part from compared where was_there)) as reused from c)
+            select num_rows, reused, number, num_rows - number
+            from found, (select count(*) as number from pictures where part is not null)"""
         )[0]
         names = ("rows", "reused", "pictures", "duplicate")
         return dict(zip(names, row, strict=True))
@@ -426,6 +471,9 @@ class Catalog:
             return False
         chosen = f"* exclude ({', '.join(ignore)})" if ignore else "*"
         a, b = (f"select {chosen} from read_parquet('{path}')" for path in (one, other))
+        # Most nights differ, and their digests tell; of equal digests, 64 bits long, the rows are compared.
+        if len({self._all(f"select count(*), bit_xor(hash(t)) from ({rows}) t")[0] for rows in (a, b)}) > 1:
+            return False
         return not self._value(
             f"""select (select count(*) from ({a} except all {b}))
                      + (select count(*) from ({b} except all {a}))"""
@@ -459,8 +507,9 @@ def _places(parts: Sequence[tuple[str, Sequence[str]]]) -> pa.Table:
 
 
 def _strings(names: Iterable[str]) -> str:
-    """Return names of ours, which hold no quote, as a list in SQL."""
-    return "[" + ", ".join(f"'{name}'" for name in sorted(names)) + "]::varchar[]"
+    """Return names as a list in SQL."""
+    quoted = ["'" + name.replace("'", "''") + "'" for name in sorted(names)]
+    return f"[{', '.join(quoted)}]::varchar[]"
 
 
 def _indexes(paths: Sequence[Path]) -> str:
@@ -473,14 +522,16 @@ def _indexes(paths: Sequence[Path]) -> str:
         union all by name select * exclude (shard) from {_NO_INDEX}))"""
 
 
-def _write_batches(source: Source, path: Path) -> int:
-    """Write the source's batches to one Parquet file and return the number of rows."""
+def _write_batches(source: Source, path: Path, refusal: Callable[[str], str]) -> int:
+    """Write the source's batches and why their uris are refused to one Parquet file; return the rows."""
     writer: pq.ParquetWriter | None = None
     num_rows = 0
     for batch in source.batches():
         clash = sorted(set(RESERVED) & set(batch.schema.names))
         if clash or batch.schema.names[: len(RECORD_FIELDS.names)] != RECORD_FIELDS.names:
             raise InvalidInput(f"source {source.name}: unexpected columns {clash or batch.schema.names}")
+        refusals = [refusal(uri) if uri else "" for uri in batch["uri"].to_pylist()]
+        batch = batch.append_column("_refusal", pa.array(refusals, pa.string()))
         writer = writer or pq.ParquetWriter(path, batch.schema)
         writer.write_batch(batch)
         num_rows += batch.num_rows

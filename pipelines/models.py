@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agman.checkpoint import load_model
-from agman.errors import InvalidInput
+from agman.errors import CheckpointMismatch, InvalidInput
 from pipelines.lake import DIGEST_LETTERS, Lake, model_folder, to_json, working_folder
 from pipelines.storage.objects import store_file
 
@@ -47,6 +47,7 @@ def fetch_model(lake: Lake, model: str) -> Iterator[Path]:
 
     Raises:
         InvalidInput: if the lake has no such model.
+        CheckpointMismatch: if another one lies under its id.
     """
     model = resolve_model(lake, model)
     with ExitStack() as stack:
@@ -57,7 +58,21 @@ def fetch_model(lake: Lake, model: str) -> Iterator[Path]:
                 continue
             path = stack.enter_context(lake.store.local_copy(name))
             (folder / file).symlink_to(path)
+        _check_identity(lake, folder, model)
         yield folder
+
+
+def _check_identity(lake: Lake, folder: Path, model: str) -> None:
+    """Refuse a model under another one's id; `load_model` compares its files with its digest."""
+    try:
+        digest = str(json.loads((folder / "config.json").read_text())["digest"])
+    except (ValueError, KeyError, TypeError):
+        return  # `load_model` says what is wrong with it
+    if not digest.startswith(model):
+        raise CheckpointMismatch(
+            f"{lake.url}/{model_folder(model)}: expected a model of digest {model}…, found "
+            f"{digest[:DIGEST_LETTERS]}…: another one was put in its place; bring it back, or train anew"
+        )
 
 
 def resolve_model(lake: Lake, model: str) -> str:

@@ -14,6 +14,7 @@ from pipelines.models import fetch_model
 from pipelines.parts import Shown
 from pipelines.pictures import attention_overlay, square_thumbnail
 from pipelines.quality import reconciliation
+from pipelines.redaction import redacted
 from pipelines.report import SearchExample, render_report
 from pipelines.search import Hit, Searcher, attributes_had
 from pipelines.storage.snapshots import Manifest
@@ -35,7 +36,7 @@ def morning_report(
     counts = dict(manifest.counts)
     passed = all(gate["passed"] for gate in manifest.gates)
     holds = counts["input"] == counts["embedded"] + counts["reused"] + counts["quarantined"]
-    return {
+    report = {
         "lake": lake.url,
         "snapshot": manifest.id,
         "parent": manifest.parent,
@@ -57,6 +58,7 @@ def morning_report(
         "upkeep": list(manifest.upkeep),
         "damaged": list(damaged),
     }
+    return dict(redacted(report))
 
 
 def render_morning(lake: Lake, manifest: Manifest, report: dict[str, Any]) -> str:

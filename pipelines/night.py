@@ -6,7 +6,7 @@ again.
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,9 +121,9 @@ class Night:
     def plan(self) -> Difference:
         """Read the source and compare it with the published catalog."""
         config = self.config
-        self.source = open_source(config.source)
+        self.source = open_source(config.source, config.shards.allow_uris)
         with self.run.stage("read source", 1, "sources") as stage:
-            self.catalog.read_source(self.source)
+            self.catalog.read_source(self.source, self.source.allowed.refusal)
             previous = [self._parent_file(name) for name in ("catalog.parquet", "quarantine.parquet")]
             self.catalog.read_previous(*previous)
             self.difference = self.catalog.diff(
@@ -137,6 +137,8 @@ class Night:
             f"  {found.input} records: {found.unchanged} unchanged, {found.wanted} to look at, "
             f"{found.gone} gone from the source"
         )
+        for refusal in self.catalog.refusals():
+            self.run.say(f"  {refusal}")
         return found
 
     def choose_model(self) -> None:
@@ -168,6 +170,7 @@ class Night:
             config.shards,
             salt=self.parent.id if self.parent else "",
             is_spent=lambda unit: self._is_damaged(unit) or self._is_passing(unit),
+            allowed=self.source.allowed,
             anew=config.verify_content,
         )
         total = adopted + self.catalog.count("wanted")
@@ -193,23 +196,27 @@ class Night:
             fresh_unit(plan_part(shard, self.shard_files(shard), self.model, digests), self._is_damaged)
             for shard, digests in self.catalog.pictures_to_embed()
         )
-        total = self.catalog.count("pictures where part is null")
         refused: list[dict[str, Any]] = []
-        rows: list[tuple[str, Sequence[str]]] = []
+        self.catalog.add_parts(self._embedded(units, refused))
+        self.catalog.refuse_pictures(refused)
+        self.images_embedded = sum(part.num_rows for part in self.new_parts)
+
+    def _embedded(
+        self, units: Iterable[Unit], refused: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield (part, the pictures of its rows) as parts are finished; add to `refused` what they refuse."""
+        total = self.catalog.count("pictures where part is null")
         num_units = self.catalog.count("(select distinct shard from pictures where part is null)")
         workers = embed_workers(self.lake, self.model, self.config.embed, num_units) if total else None
         for _, made in self._run("embed", total, units, workers):
-            names = made.detail["attributes"]
-            files = dict(zip(names, made.files, strict=True))
+            files = dict(zip(made.detail["attributes"], made.files, strict=True))
             part = Part(
                 name=made.unit, shard=made.detail["shard"], num_rows=made.counts["embedded"], files=files
             )
             refused += made.detail["refused"]
             if part.num_rows:
                 self.new_parts.append(part)
-                rows.append((part.name, made.detail["pictures"]))
-        self.images_embedded = sum(part.num_rows for part in self.new_parts)
-        self.catalog.add_parts(rows, refused)
+                yield part.name, made.detail["pictures"]
 
     def merge_parts(self) -> None:
         """Copy small parts together where there are too many of them."""
@@ -276,7 +283,7 @@ class Night:
                 if shard in known or shard in self._spent_names:
                     continue
                 made = valid_receipt(self.lake, Unit(stage=f"shards/{config.dataset}", name=shard))
-                if made is not None and made.detail.get("options") == asdict(config.shards):
+                if made is not None and made.detail.get("options") == config.shards.naming():
                     found[shard] = made
         self.shard_receipts.update(found)
         return self.catalog.adopt(self._indexes(found, "adopted"), retry_quarantined=config.retry_quarantined)

@@ -23,6 +23,7 @@ from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
 from pipelines.probe import Probe, plan_probe, start_probe
 from pipelines.quality import Gate
+from pipelines.redaction import redacted, shown_uri
 from pipelines.repair import parts_of
 from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
@@ -135,7 +136,7 @@ def _judge(night: Night, counts: dict[str, int], probe: Probe) -> list[Gate]:
 def _manifest(
     night: Night, now: str, counts: dict[str, int], gates: Sequence[Gate], probe: Probe
 ) -> Manifest:
-    config = asdict(night.config)
+    config = redacted(asdict(night.config))
     commit_uuid = uuid4().hex
     snapshot = new_snapshot_id(commit_uuid)
     rows = {CATALOG: counts["input"] - counts["quarantined"], QUARANTINE: counts["quarantined"]}
@@ -148,7 +149,7 @@ def _manifest(
         night=parent.night + 1 if parent else 1,
         created=now,
         dataset=night.config.dataset,
-        source=night.config.source,
+        source=shown_uri(night.config.source),
         model=night.model,
         attributes=night.attributes,
         taxonomy_digest=night.taxonomy_digest,

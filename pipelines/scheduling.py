@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
+from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import ray
@@ -109,7 +110,7 @@ def run_units(
     Raises:
         AgmanError: whatever a unit raised, as its own class; the units in flight are cancelled.
     """
-    patience = _Patience(say)
+    silence = Silence(say)
     try:
         for unit in units:
             found = valid_receipt(lake, unit)
@@ -117,10 +118,10 @@ def run_units(
                 yield unit, found, True
                 continue
             while not workers.has_room():
-                yield from _take_finished(lake, workers, patience)
+                yield from _take_finished(lake, workers, silence)
             workers.submit(unit)
         while workers.num_running:
-            yield from _take_finished(lake, workers, patience)
+            yield from _take_finished(lake, workers, silence)
     finally:
         workers.cancel()
 
@@ -170,6 +171,7 @@ def valid_receipt(lake: Lake, unit: Unit) -> Receipt | None:
     store = lake.store
     try:
         found = Receipt.from_json(json.loads(store.read(receipt(unit.stage, unit.name)).body))
+        _check_own(found, unit)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
@@ -181,6 +183,13 @@ def valid_receipt(lake: Lake, unit: Unit) -> Receipt | None:
     return found if complete else None
 
 
+def _check_own(found: Receipt, unit: Unit) -> None:
+    """Refuse a receipt that lists files of others: what does not hold is deleted, and so would they be."""
+    foreign = [entry.name for entry in found.files if PurePosixPath(entry.name).stem != unit.name]
+    if found.unit != unit.name or foreign:
+        raise ValueError(f"receipt of {unit.name}: lists {foreign[:1]} of {found.unit}")
+
+
 def forget(lake: Lake, unit: Unit, found: Receipt) -> None:
     """Drop a receipt that does not hold, and its files: the unit will be made again under the same names."""
     for entry in found.files:
@@ -188,34 +197,36 @@ def forget(lake: Lake, unit: Unit, found: Receipt) -> None:
     lake.store.delete(receipt(unit.stage, unit.name))
 
 
-class _Patience:
+class Silence:
     """Says what a run waits for, after a minute and then ever more seldom: silence looks like a hang."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], after_s: float | None = None) -> None:
+        """Begin; `after_s` is how long nothing need be said, a minute if left out."""
         self._say = say
-        self.begin()
+        self._after_s = SILENT_S if after_s is None else after_s
+        self.end()
 
-    def begin(self) -> None:
+    def end(self) -> None:
         """Something finished."""
-        self._since, self._silent_s = time.monotonic(), SILENT_S
+        self._since, self._silent_s = time.monotonic(), self._after_s
 
-    def wait(self, workers: Workers) -> None:
-        """Nothing finished."""
+    def go_on(self, asked: str) -> None:
+        """Nothing finished; `asked` tells what for."""
         waited = time.monotonic() - self._since
         if waited >= self._silent_s:
             self._silent_s *= 2
             self._say(
-                f"  nothing finished for {waited:.0f} s; asked for {workers.asked()}; the cluster has "
+                f"  nothing finished for {waited:.0f} s; asked for {asked}; the cluster has "
                 f"{cluster.resources_line()}"
             )
 
 
-def _take_finished(lake: Lake, workers: Workers, patience: _Patience) -> Iterator[tuple[Unit, Receipt, bool]]:
+def _take_finished(lake: Lake, workers: Workers, silence: Silence) -> Iterator[tuple[Unit, Receipt, bool]]:
     taken = workers.take()
     if taken:
-        patience.begin()
+        silence.end()
     else:
-        patience.wait(workers)
+        silence.go_on(workers.asked())
     for unit, made in taken:
         name = receipt(unit.stage, unit.name)
         if not lake.store.put_if_absent(name, to_json(made.to_json())):

@@ -37,6 +37,7 @@ from agman.errors import AgmanError, InvalidInput
 from pipelines import metrics
 from pipelines.errors import OutOfTime
 from pipelines.lake import Lake, digest_of, to_json
+from pipelines.redaction import redacted, shown_uri, without_secrets
 
 LINE_EVERY_S = 30.0
 LOG_WIDTH = 140
@@ -79,7 +80,7 @@ class Run:
         """Name the run; nothing is written until it ends."""
         self.job = job
         self.lake = lake
-        self.config: dict[str, Any] = asdict(config)
+        self.config: dict[str, Any] = redacted(asdict(config))
         self.id = f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.stages: list[StageTimes] = []
         self.results: dict[str, Any] = {}
@@ -92,7 +93,8 @@ class Run:
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Tell a person one thing."""
+        """Tell a person one thing, without what may be secret in it."""
+        text = without_secrets(text)
         if _as_json():
             self._json_line({"message": text})
         else:
@@ -100,6 +102,7 @@ class Run:
 
     def headline(self, text: str) -> None:
         """Begin a part of the run."""
+        text = without_secrets(text)
         if _as_json():
             self._json_line({"message": text})
         else:
@@ -170,7 +173,7 @@ class Run:
             "timings": self.timings(),
             **self.results,
         }
-        self.lake.store.put_if_absent(f"runs/{self.id}/report.json", to_json(report))
+        self.lake.store.put_if_absent(f"runs/{self.id}/report.json", to_json(redacted(report)))
 
     def count(self) -> None:
         """Tell Prometheus how the run ended, where there is a cluster whose figures are kept.
@@ -181,7 +184,7 @@ class Run:
             return
         from pipelines.cluster import connected
 
-        points = metrics.of_end(self.job, self.lake.url, self.status, time.time())
+        points = metrics.of_end(self.job, shown_uri(self.lake.url), self.status, time.time())
         try:
             with connected():
                 metrics.record(*points, wait=True)
@@ -289,9 +292,15 @@ def run(job: str, config: Any, lake: Lake | None = None) -> Iterator[Run]:
         current.count()
 
 
+def escaped(text: str) -> str:
+    """Return a text of the lake or the catalog for a table: no markup, secret or word to a terminal."""
+    return escape(without_secrets(text).replace("\n", "\\n"))
+
+
 def fail(job: str, error: Exception) -> None:
     """Say what is wrong in one line on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"{job}: {error}", style="red", markup=False)
+    said = without_secrets(f"{job}: {error}")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(said, style="red", markup=False)
 
 
 def quiet() -> None:

@@ -21,7 +21,8 @@ from pipelines.lake import Lake
 
 WEED = Path(sys.executable).parent / "weed"
 BUCKET = "shop"
-READY_S = 60.0
+READY_S = 180.0
+"""Long, since a busy machine is no failure; a job that ends too soon ends the waiting."""
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from stored_bytes import flip
 
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.lake import Lake, bytes_sha256, receipt, snapshot_file, to_json
@@ -17,6 +18,7 @@ from pipelines.parts import round_to_half, write_part
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, SourceRecord, plan_shards
 from pipelines.shards.write import write_shard
+from pipelines.sources.allowed import Allowed, folder_place
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, Part, publish, read_pointer
 
@@ -122,11 +124,7 @@ class Shop:
 
     def damage(self, name: str) -> None:
         """Flip a bit in the middle of a stored file."""
-        body = bytearray(self.lake.store.read(name).body)
-        body[len(body) // 2] ^= 1
-        path = self.folder / "damaged"
-        path.write_bytes(body)
-        self.lake.store.replace(path, name)
+        flip(self.lake, name)
 
     def _record(self, key: str, body: bytes) -> SourceRecord:
         key, _, moved = key.partition("@")
@@ -137,7 +135,7 @@ class Shop:
 
     def _shard(self, records: list[SourceRecord]) -> None:
         options = ShardOptions(images_per_shard=len(records))
-        (unit,) = plan_shards("shop", records, options)
+        (unit,) = plan_shards("shop", records, options, allowed=Allowed(folder_place("/")))
         made = write_shard(self.lake, unit)
         self._prove(unit, made)
         self.shards[unit.name] = made.files

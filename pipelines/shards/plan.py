@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.lake import short_digest
 from pipelines.scheduling import Unit, fresh_unit
+from pipelines.sources.allowed import Allowed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,11 +22,18 @@ class ShardOptions:
     """Larger pictures are quarantined before anything is decoded."""
     max_bytes: int = 64 << 20
     """Larger files are quarantined."""
+    allow_uris: tuple[str, ...] = ()
+    """Where pictures may be beside the source's own folder: beginnings of uris, such as s3://shop-pictures or
+    https://images.shop.example. Empty: for a table, at public web addresses. No part of a shard's name."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no shard."""
         if self.images_per_shard < 1:
             raise ValueError(f"images_per_shard: expected at least 1, found {self.images_per_shard}")
+
+    def naming(self) -> dict[str, Any]:
+        """Return what a shard's bytes depend on: not what was allowed, since no byte of it tells."""
+        return {name: value for name, value in asdict(self).items() if name != "allow_uris"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class ShardPlan:
     dataset: str
     records: tuple[SourceRecord, ...]
     options: ShardOptions
+    allowed: Allowed
+    """Where the records' uris may lead."""
 
 
 def plan_shards(
@@ -62,6 +72,7 @@ def plan_shards(
     salt: str = "",
     is_spent: Callable[[Unit], bool] = lambda unit: False,
     *,
+    allowed: Allowed = Allowed(),  # noqa: B008  frozen
     anew: bool = False,
 ) -> Iterator[Unit]:
     """Cut records, in their order, into units of `images_per_shard`.
@@ -75,6 +86,7 @@ def plan_shards(
         is_spent: tells whether a unit's name is of no more use: it was made while the source was in trouble
             that may have passed, or its files are damaged. It is then made again under another name, since
             what was written stays.
+        allowed: where the records' uris may lead; left out: to public web addresses.
         anew: the salt counts for records with tokens too, because their bytes are to be looked at again.
     """
     remaining = iter(records)
@@ -83,7 +95,7 @@ def plan_shards(
         unit = Unit(
             stage=f"shards/{dataset}",
             name=shard_name(dataset, batch, options, salt if salted else ""),
-            payload=ShardPlan(dataset, batch, options),
+            payload=ShardPlan(dataset, batch, options, allowed),
             num_images=len(batch),
         )
         yield fresh_unit(unit, is_spent)
@@ -91,4 +103,4 @@ def plan_shards(
 
 def shard_name(dataset: str, records: Sequence[SourceRecord], options: ShardOptions, salt: str = "") -> str:
     """Return the digest of everything a shard's bytes depend on."""
-    return short_digest([dataset, asdict(options), [asdict(record) for record in records], salt])
+    return short_digest([dataset, options.naming(), [asdict(record) for record in records], salt])

@@ -101,13 +101,11 @@ def checked_picture(lake: Lake, name: str, encoded: bytes, digest: str) -> bytes
     return encoded
 
 
-def stream_samples(urls: Sequence[str], *, shuffle: int = 0, seed: int = 0) -> Iterator[Sample]:
+def stream_samples(urls: Sequence[str]) -> Iterator[Sample]:
     """Stream samples from tars through webdataset, once.
 
     Args:
         urls: local paths or s3:// URLs of tars; opened by `open_tar`, never by a shell.
-        shuffle: size of webdataset's shuffle buffer, samples; 0 keeps the order.
-        seed: of the shuffle.
     """
     import webdataset as wds  # it loads torch: who packs or indexes need not wait two seconds for that
 
@@ -115,8 +113,6 @@ def stream_samples(urls: Sequence[str], *, shuffle: int = 0, seed: int = 0) -> I
     sources = ({"url": url, "stream": stream} for url, stream in _open_all(urls))
     files = wds.tariterators.tar_file_expander(sources)
     samples: Iterator[dict[str, Any]] = wds.tariterators.group_by_keys(files)
-    if shuffle:
-        samples = wds.filters.shuffle(shuffle, initial=shuffle, seed=seed)(samples)
     for sample in samples:
         extension = next(name for name in sample if not name.startswith("__") and name not in _NOT_PICTURES)
         described = json.loads(sample["json"])
@@ -127,11 +123,6 @@ def stream_samples(urls: Sequence[str], *, shuffle: int = 0, seed: int = 0) -> I
             described["labels"],
             sample["__url__"],
         )
-
-
-def pick_worker_shards(shards: Sequence[str], rank: int, num_workers: int) -> list[str]:
-    """Return a worker's share: every shard belongs to exactly one worker, shares differ by one at most."""
-    return list(shards[rank::num_workers])
 
 
 def _open_all(urls: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -24,14 +24,14 @@ from pipelines.lake import Lake, shard_index, shard_tar, working_folder
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, ShardPlan, SourceRecord
 from pipelines.shards.read import rescue_picture
-from pipelines.sources import ABSENT, fetch
+from pipelines.sources import ABSENT, NOT_ALLOWED, fetch
 from pipelines.storage.objects import store_file
 
 FETCH_THREADS = 8
 FETCH_ATTEMPTS = 3
 # Trouble of the source, not of the bytes: tried again every night although the version is the same, unless
 # the version says that there is no file.
-PASSING_KINDS = ("unavailable", "forbidden", "missing")
+PASSING_KINDS = ("unavailable", "forbidden", "missing", NOT_ALLOWED)
 LABELS = pa.map_(pa.string(), pa.list_(pa.string()))
 INDEX_SCHEMA = pa.schema(
     [
@@ -105,7 +105,7 @@ def write_shard(lake: Lake, unit: Unit) -> Receipt:
         for row, record in zip(rows, plan.records, strict=True)
     )
     counts = {"input": len(rows), "ok": len(good), "quarantined": len(rows) - len(good), "passing": passing}
-    detail = {"options": asdict(plan.options)}
+    detail = {"options": plan.options.naming()}
     return Receipt(unit=unit.name, files=files, counts=counts, seconds=seconds, detail=detail)
 
 
@@ -133,20 +133,20 @@ def _pack(lake: Lake, tar: tarfile.TarFile, plan: ShardPlan, seconds: dict[str, 
 def _bytes_of(lake: Lake, plan: ShardPlan, record: SourceRecord) -> bytes | BadSample:
     """Return a picture from the damaged shard that had it, where it is whole there, else from the source."""
     whole = rescue_picture(lake, plan.dataset, record.damaged, record.known) if record.damaged else None
-    return _fetch(record, plan.options) if whole is None else whole
+    return _fetch(record, plan) if whole is None else whole
 
 
-def _fetch(record: SourceRecord, options: ShardOptions) -> bytes | BadSample:
+def _fetch(record: SourceRecord, plan: ShardPlan) -> bytes | BadSample:
     """Fetch with a few tries: one source that is down for one picture must not stop the shard."""
     for attempt in range(FETCH_ATTEMPTS):
         try:
-            return fetch(record.uri, max_bytes=options.max_bytes)
+            return fetch(record.uri, plan.allowed, max_bytes=plan.options.max_bytes)
         except BadSample as error:
             return error
         except StorageUnavailable as error:
             last = error
             time.sleep(0.2 * 2**attempt)
-    return BadSample("unavailable", f"{record.uri}: {FETCH_ATTEMPTS} attempts failed: {last}")
+    return BadSample("unavailable", f"{FETCH_ATTEMPTS} attempts failed: {last}")
 
 
 def _pack_one(

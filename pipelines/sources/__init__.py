@@ -1,5 +1,6 @@
 """Where a catalog comes from: a folder, a table, a benchmark or a drawn one; and the bytes of each record."""
 
+from pipelines.sources.allowed import NOT_ALLOWED, Allowed
 from pipelines.sources.benchmark import Benchmark
 from pipelines.sources.fetch import MAX_BYTES, fetch
 from pipelines.sources.folder import FolderSource
@@ -21,9 +22,11 @@ __all__ = [
     "ABSENT",
     "LABELS",
     "MAX_BYTES",
+    "NOT_ALLOWED",
     "RECORD_FIELDS",
     "RESERVED",
     "ROLES",
+    "Allowed",
     "Benchmark",
     "FolderSource",
     "GeneratedSource",

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from agman.errors import InvalidInput
 from agman.taxonomy import Taxonomy
+from pipelines.sources.allowed import Allowed, allow, folder_place
 from pipelines.sources.lists import LabelLines
 from pipelines.sources.records import BATCH_ROWS, ROLES, ListedTriplets, record_batch
 from pipelines.sources.tokens import ABSENT, local_token
@@ -87,6 +89,7 @@ class Benchmark(ABC):
 
     Attributes:
         name: for people, such as "fashionai /data/FashionAI".
+        allowed: the folder of its pictures, and where `allow` adds.
         taxonomy: the data set's own attributes and values.
         missing: pictures that the lists name and the disk does not have, as the last `batches` found them.
     """
@@ -105,6 +108,16 @@ class Benchmark(ABC):
         self._origin = layout.origin
         self.missing = 0
         self._pictures = os.path.abspath(pictures)
+        self.allowed = Allowed(folder_place(self._pictures))
+
+    def allow(self, allow_uris: Sequence[str]) -> Self:
+        """Let links in the folder lead to other folders as well, and return this source.
+
+        Raises:
+            InvalidInput: if one is no beginning of a URI.
+        """
+        self.allowed = allow(self.allowed.places, allow_uris) if allow_uris else self.allowed
+        return self
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the uses of the pictures, missing ones too: those are quarantined when they are fetched.

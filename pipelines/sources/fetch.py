@@ -1,13 +1,11 @@
-"""Bytes of one picture from wherever its `uri` points: no shell, no chained or unlisted schemes."""
+"""Bytes of one picture from wherever its `uri` points: only where the source may read, by no shell."""
 
 import errno
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import aiohttp
 import botocore.exceptions
@@ -16,64 +14,44 @@ from fsspec import AbstractFileSystem
 
 from agman.errors import BadSample, InvalidInput
 from pipelines.errors import StorageUnavailable
+from pipelines.redaction import shown_uri, without_secrets
+from pipelines.sources.allowed import NOT_ALLOWED, REMOTE_SCHEMES, WEB_SCHEMES, Allowed, scheme_of
+from pipelines.sources.web import read_web
 
 MAX_BYTES = 256 * 2**20
-REMOTE_SCHEMES = ("s3", "gs", "http", "https", "memory")
-"""What fsspec may be asked for. A scheme outside this list and `file`, `generated` is refused: webdataset's
-`pipe:` runs a shell and fsspec's `a::b` chains reach any local file."""
 
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """What the system says of a path that leads to no file, as opposed to one that it cannot follow just now."""
 
-SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _TRANSIENT_HTTP = (408, 425, 429)
 
 
-def scheme_of(uri: str) -> str:
-    """Return the scheme in lower case; "" for a plain path."""
-    found = SCHEME.match(uri)
-    return found.group(1).lower() if found else ""
-
-
-def local_path(uri: str) -> Path | None:
-    """Return the file a plain path or a `file:` URI names, None where the bytes are elsewhere.
-
-    A `file:` URI may percent-encode any byte, which is how file names that are not UTF-8 travel in Parquet.
-    """
-    scheme = scheme_of(uri)
-    if scheme == "":
-        return Path(uri)
-    if scheme != "file":
-        return None
-    try:
-        path = urlsplit(uri).path
-    except ValueError:  # such as an unclosed bracket in the host: no file of ours
-        return None
-    return Path(unquote_to_bytes(path).decode("utf-8", "surrogateescape"))
-
-
-def fetch(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+def fetch(uri: str, allowed: Allowed, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Read the bytes of one picture.
 
     Args:
         uri: a local path, or a URI of scheme file, s3, gs, http, https, memory or generated.
+        allowed: where it may lead.
         max_bytes: more than this is refused, before reading where the size is told.
 
     Returns:
         The bytes, possibly none.
 
     Raises:
-        BadSample: kind "forbidden_uri", "missing", "forbidden" (no permission), "too_large" or "unreadable".
+        BadSample: kind "uri_not_allowed", "missing", "forbidden" (no permission), "too_large", "unreadable",
+            or "unavailable" (a server that does not come to an end).
         StorageUnavailable: on timeouts, reset connections and server errors: worth another try.
         InvalidInput: if a scheme's client is not installed.
     """
-    scheme = scheme_of(uri)
-    path = local_path(uri)
-    if path is not None:
-        return _read_local(path, uri, max_bytes)
+    place, scheme = allowed.check(uri), scheme_of(uri)
+    if place.scheme == "file":
+        # The path that was checked, not the one that was written: its links may be other ones by now.
+        return _read_local(Path(str(place)), uri, max_bytes)
     if scheme == "generated":
         return _draw(uri)
     with translated(uri):
+        if scheme in WEB_SCHEMES:
+            return read_web(uri, allowed, max_bytes)
         filesystem, remote_path = remote_file(uri)
         size = filesystem.info(remote_path).get("size")
         _check_size(uri, size, max_bytes)
@@ -84,20 +62,18 @@ def remote_file(uri: str) -> tuple[AbstractFileSystem, str]:
     """Return the fsspec file system of a remote URI and the path in it.
 
     Raises:
-        BadSample: kind "forbidden_uri" for a scheme that is not on the list.
+        BadSample: kind "uri_not_allowed" for a scheme that is not on the list.
         InvalidInput: if the scheme's client is not installed.
     """
     scheme = scheme_of(uri)
     if scheme not in REMOTE_SCHEMES or "://" not in uri:
-        allowed = ", ".join(("a path", "file", *REMOTE_SCHEMES, "generated"))
-        raise BadSample(
-            "forbidden_uri", f"{_short(uri)}: expected one of {allowed}; write ./ before a file name"
-        )
+        schemes = ", ".join(REMOTE_SCHEMES)
+        raise BadSample(NOT_ALLOWED, f"{shown_uri(uri)}: expected a URI of scheme {schemes}")
     try:
         # The class, not fsspec.open: only the latter follows "::" chains out of the allowed schemes.
         filesystem = fsspec.filesystem(scheme)
     except ImportError as error:
-        raise InvalidInput(f"{_short(uri)}: reading {scheme}:// needs another package: {error}") from error
+        raise InvalidInput(f"{shown_uri(uri)}: reading {scheme}:// needs another package: {error}") from error
     return filesystem, filesystem._strip_protocol(uri)
 
 
@@ -105,32 +81,28 @@ def _read_local(path: Path, uri: str, max_bytes: int) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for ever
-            raise BadSample("missing", f"{_short(uri)}: expected a file, found a folder or a device")
+            raise BadSample("missing", f"{shown_uri(uri)}: expected a file, found a folder or a device")
         _check_size(uri, found.st_size, max_bytes)
         with path.open("rb") as stream:
             return _bounded(stream, uri, max_bytes)
     except PermissionError as error:
-        raise BadSample("forbidden", f"{_short(uri)}: no permission to read this file") from error
+        raise BadSample("forbidden", f"{shown_uri(uri)}: no permission to read this file") from error
     except ValueError as error:  # a null byte in the path
-        raise BadSample("missing", f"{_short(uri)}: {error}") from error
+        raise BadSample("missing", f"{shown_uri(uri)}: {error}") from error
     except OSError as error:
         if error.errno in NO_SUCH_FILE:
-            raise BadSample("missing", f"{_short(uri)}: no such file") from error
-        raise StorageUnavailable(f"{_short(uri)}: {error}") from error
+            raise BadSample("missing", f"{shown_uri(uri)}: no such file") from error
+        raise StorageUnavailable(f"{shown_uri(uri)}: {error}") from error
 
 
 def _read_remote(filesystem: AbstractFileSystem, path: str, uri: str, max_bytes: int) -> bytes:
-    # HTTP servers may ignore a range and have no size to tell, so theirs is read as a stream with a bound.
-    if scheme_of(uri) in ("http", "https"):
-        with filesystem.open(path, "rb", block_size=0) as stream:
-            return _bounded(stream, uri, max_bytes)
     body: bytes = filesystem.cat_file(path)
     _check_size(uri, len(body), max_bytes)
     return body
 
 
 def _bounded(stream: IO[bytes], uri: str, max_bytes: int) -> bytes:
-    """Read to the end, whatever size was told before: a file can grow and a server can be wrong."""
+    """Read to the end, whatever size was told before: a file can grow."""
     pieces: list[bytes] = []
     num_bytes = 0
     while piece := stream.read(min(2**20, max_bytes + 1 - num_bytes)):
@@ -142,7 +114,7 @@ def _bounded(stream: IO[bytes], uri: str, max_bytes: int) -> bytes:
 
 def _check_size(uri: str, num_bytes: int | None, max_bytes: int) -> None:
     if num_bytes is not None and num_bytes > max_bytes:
-        raise BadSample("too_large", f"{_short(uri)}: {num_bytes} bytes, expected {max_bytes} at most")
+        raise BadSample("too_large", f"{shown_uri(uri)}: {num_bytes} bytes, expected {max_bytes} at most")
 
 
 def _draw(uri: str) -> bytes:
@@ -153,7 +125,7 @@ def _draw(uri: str) -> bytes:
         return bytes(drawing.draw_jpeg(key, int(seed), revision=int(revision), size=int(size)))
     except ValueError as error:
         raise BadSample(
-            "missing", f"{_short(uri)}: expected generated:<seed>/<revision>/<size>/<key>"
+            "missing", f"{shown_uri(uri)}: expected generated:<seed>/<revision>/<size>/<key>"
         ) from error
 
 
@@ -163,10 +135,7 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (OSError, aiohttp.ClientError, botocore.exceptions.BotoCoreError) as error:
-        # fsspec's HTTP client calls any failure "not found": a server's bad minute would delete the shop.
-        cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
-        trouble = cause if isinstance(cause, aiohttp.ClientError | TimeoutError) else error
-        raise _failure(_short(uri), trouble) from error
+        raise _failure(shown_uri(uri), error) from error
 
 
 def _failure(where: str, error: BaseException) -> BadSample | StorageUnavailable:
@@ -175,10 +144,16 @@ def _failure(where: str, error: BaseException) -> BadSample | StorageUnavailable
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return BadSample("missing", f"{where}: no such object")
     if isinstance(error, PermissionError | botocore.exceptions.NoCredentialsError):
-        return BadSample("forbidden", f"{where}: no permission to read this object: {error}")
+        return BadSample(
+            "forbidden", f"{where}: no permission to read this object: {without_secrets(str(error))}"
+        )
+    if isinstance(error, aiohttp.NonHttpUrlClientError):
+        return BadSample(
+            NOT_ALLOWED, f"{where}: redirects to {shown_uri(str(error))}, which is no web address"
+        )
     if isinstance(error, aiohttp.InvalidURL | botocore.exceptions.ParamValidationError):
         return BadSample("unreadable", f"{where}: not a valid address")
-    return StorageUnavailable(f"{where}: {type(error).__name__}: {error}")
+    return StorageUnavailable(f"{where}: {type(error).__name__}: {without_secrets(str(error))}")
 
 
 def _http_failure(where: str, error: aiohttp.ClientResponseError) -> BadSample | StorageUnavailable:
@@ -187,10 +162,3 @@ def _http_failure(where: str, error: aiohttp.ClientResponseError) -> BadSample |
         return StorageUnavailable(message)
     kinds = {401: "forbidden", 403: "forbidden", 451: "forbidden", 404: "missing", 410: "missing"}
     return BadSample(kinds.get(error.status, "unreadable"), message)
-
-
-def _short(uri: str) -> str:
-    """Return a URI as a message may show it: no query string, which may hold a signature, and not endless."""
-    shown = re.sub(r"\?.*$", "?…", uri) if scheme_of(uri) in ("http", "https") else uri
-    shown = re.sub(r"//[^/@]*@", "//…@", shown)
-    return shown if len(shown) <= 300 else f"{shown[:297]}…"

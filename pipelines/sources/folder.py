@@ -14,6 +14,7 @@ from urllib.parse import quote_from_bytes
 import pyarrow as pa
 
 from agman.errors import InvalidInput
+from pipelines.sources.allowed import Allowed, folder_place
 from pipelines.sources.records import BATCH_ROWS, record_batch
 from pipelines.sources.tokens import file_token
 
@@ -41,6 +42,7 @@ class FolderSource:
 
     Attributes:
         name: "folder <path>".
+        allowed: the folder and what is below it.
         skipped: files left out by the last complete `batches`: hidden, obviously not pictures, devices, and
             links that are broken, lead to a folder or leave the root.
     """
@@ -54,6 +56,7 @@ class FolderSource:
         self.name = f"folder {root}"
         self.skipped = 0
         self._root = os.path.realpath(root)
+        self.allowed = Allowed(folder_place(self._root))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Walk the folder.

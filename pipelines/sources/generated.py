@@ -8,6 +8,7 @@ from itertools import islice
 import pyarrow as pa
 
 from agman.errors import InvalidInput
+from pipelines.sources.allowed import Allowed, Place
 from pipelines.sources.records import BATCH_ROWS, label_maps, record_batch
 
 _SHOP_TYPES = {
@@ -55,6 +56,11 @@ class GeneratedSource:
     def name(self) -> str:
         """For people: what is drawn."""
         return f"generated ({self.num_images} images, seed {self.seed}, night {self.night})"
+
+    @property
+    def allowed(self) -> Allowed:
+        """What is drawn, and nothing else."""
+        return Allowed((Place("generated"),))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Describe the night's pictures without drawing them.

@@ -3,15 +3,16 @@
 import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from agman.errors import InvalidInput
+from pipelines.redaction import shown_uri
 from pipelines.sources import asen, fashionai_raw, zappos50k
+from pipelines.sources.allowed import REMOTE_SCHEMES, scheme_of
 from pipelines.sources.benchmark import Benchmark
-from pipelines.sources.fetch import REMOTE_SCHEMES, scheme_of
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.generated import parse_generated
 from pipelines.sources.readers import TABLE_SUFFIXES
@@ -31,13 +32,15 @@ _EXPECTED = (
 )
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, allow_uris: Sequence[str] = ()) -> Source:
     """Open the source a person named.
 
     Args:
         spec: a folder; a table `*.parquet|*.csv|*.jsonl|*.ndjson|*.json`, local or as a URL;
             a public benchmark on this machine, `fashionai:/data/FashionAI`, see BENCHMARKS;
             or `generated:num_images=3000,seed=0,night=1`.
+        allow_uris: where pictures may be beside the source's own folder; empty: for a table, at public web
+            addresses.
 
     Returns:
         The source; none of its records was read yet.
@@ -49,13 +52,15 @@ def open_source(spec: str) -> Source:
         return parse_generated(spec.removeprefix("generated").removeprefix(":"))
     kind, colon, path = spec.partition(":")
     if colon and kind.lower() in BENCHMARKS:
-        return BENCHMARKS[kind.lower()](path)
+        return BENCHMARKS[kind.lower()](path).allow(allow_uris)
     _refuse_benchmark(spec)
     is_table = spec.lower().endswith(TABLE_SUFFIXES)
     if "://" in spec:
-        return _remote(spec, is_table)
+        return _remote(spec, is_table, allow_uris)
     if is_table and (os.path.isfile(spec) or (os.path.isdir(spec) and spec.lower().endswith(".parquet"))):
-        return TableSource(spec)  # a folder named *.parquet is a table in several files, as Spark writes it
+        return TableSource(
+            spec, allow_uris
+        )  # a folder named *.parquet is a table in several files, as Spark writes it
     if os.path.isdir(spec):
         return FolderSource(spec)
     if os.path.exists(spec):
@@ -64,18 +69,18 @@ def open_source(spec: str) -> Source:
     raise InvalidInput(f"source {shown}: no such folder or file; {_advice(spec)}")
 
 
-def _remote(spec: str, is_table: bool) -> Source:
+def _remote(spec: str, is_table: bool, allow_uris: Sequence[str]) -> Source:
     if scheme_of(spec) not in REMOTE_SCHEMES:
         raise InvalidInput(
-            f"source {spec}: expected a scheme of {', '.join(REMOTE_SCHEMES)}, "
+            f"source {shown_uri(spec)}: expected a scheme of {', '.join(REMOTE_SCHEMES)}, "
             f"found {scheme_of(spec) or 'none'}"
         )
     if not is_table:
         raise InvalidInput(
-            f"source {spec}: a remote source is a table, expected one of {_TABLES}; "
+            f"source {shown_uri(spec)}: a remote source is a table, expected one of {_TABLES}; "
             "write a table with columns key and uri that lists the pictures"
         )
-    return TableSource(spec)
+    return TableSource(spec, allow_uris)
 
 
 def _refuse_benchmark(spec: str) -> None:

@@ -11,7 +11,9 @@ from fsspec import AbstractFileSystem
 
 from agman.errors import InvalidInput
 from pipelines.errors import StorageUnavailable
-from pipelines.sources.fetch import remote_file, scheme_of, translated
+from pipelines.redaction import shown_uri, without_secrets
+from pipelines.sources.allowed import scheme_of
+from pipelines.sources.fetch import remote_file, translated
 from pipelines.sources.records import BATCH_ROWS
 
 CSV_SUFFIXES = (".csv",)
@@ -42,12 +44,14 @@ def read_table(location: str, choose_types: ChooseTypes) -> Iterator[pa.RecordBa
         else:
             yield from _read_text(location, choose_types)
     except FileNotFoundError as error:
-        raise InvalidInput(f"source table {location}: no such file") from error
+        raise InvalidInput(f"source table {shown_uri(location)}: no such file") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, duckdb.Error) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InvalidInput(f"source table {location}: cannot be read: {reason}") from error
+        reason = " ".join(without_secrets(str(error)).split())[:300]
+        raise InvalidInput(f"source table {shown_uri(location)}: cannot be read: {reason}") from error
     except OSError as error:
-        raise StorageUnavailable(f"source table {location}: {error}") from error
+        raise StorageUnavailable(
+            f"source table {shown_uri(location)}: {without_secrets(str(error))}"
+        ) from error
 
 
 def _read_parquet(location: str) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,10 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from pipelines.sources.allowed import Allowed
 
 ROLES = ("train", "valid", "valid_query", "valid_candidate", "test", "query", "candidate")
 """What a picture is for in an experiment; a plain catalog has none. `query` and `candidate` are the test's;
@@ -27,7 +30,7 @@ RECORD_FIELDS = pa.schema(
 
 RESERVED = frozenset(
     {"sha256", "shard", "part", "row", "status", "error", "filename", "file_row_number"}
-    | {"_copy", "_source_row", "_bucket"}
+    | {"_copy", "_source_row", "_bucket", "_refusal"}
     | set(RECORD_FIELDS.names)
 )
 """Column names with a meaning of ours in the catalog or while it is made."""
@@ -67,6 +70,11 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """For people, such as "folder ./pictures"."""
+        ...
+
+    @property
+    def allowed(self) -> Allowed:
+        """Where its records' uris may lead."""
         ...
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -114,9 +122,34 @@ def label_maps(labels: Sequence[Mapping[str, Sequence[str]]]) -> pa.MapArray:
     return pa.array([[(name, list(values)) for name, values in row.items()] for row in labels], LABELS)
 
 
+def single_labels(values: Mapping[str, pa.Array], num_records: int) -> pa.MapArray:
+    """Pack at most one value name an attribute, without a loop over the records.
+
+    Args:
+        values: by attribute, [num_records] strings, "" or null for none.
+        num_records: N.
+
+    Returns:
+        [N] of type LABELS, a record's attributes in the order of `values`.
+    """
+    given = {
+        name: np.flatnonzero(pc.not_equal(column, "").fill_null(False).to_numpy(zero_copy_only=False))
+        for name, column in values.items()
+    }
+    rows = np.concatenate([*given.values(), np.zeros(0, np.int64)])
+    by_row = pa.array(np.argsort(rows, kind="stable"))
+    names = np.repeat(np.array([*given], object), [len(each) for each in given.values()])
+    chosen = [column.take(pa.array(given[name])).cast(pa.string()) for name, column in values.items()]
+    texts = pa.concat_arrays([*chosen, pa.array([], pa.string())])
+    lists = pa.ListArray.from_arrays(pa.array(range(len(rows) + 1), pa.int32()), texts.take(by_row))
+    ends = np.cumsum(np.bincount(rows, minlength=num_records))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    return pa.MapArray.from_arrays(offsets, pa.array(names, pa.string()).take(by_row), lists)
+
+
 def no_labels(num_records: int) -> pa.MapArray:
     """Pack `num_records` empty label maps."""
-    return label_maps([{}] * num_records)
+    return single_labels({}, num_records)
 
 
 def record_batch(

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from agman.errors import InvalidInput
 from agman.taxonomy import FASHIONAI
-from pipelines.sources.fetch import scheme_of
+from pipelines.redaction import shown_uri
+from pipelines.sources.allowed import SCHEME, Place, allow, folder_place, local_path, place_of, scheme_of
 from pipelines.sources.readers import read_table
-from pipelines.sources.records import ROLES, label_maps, no_labels, record_batch, shop_names
+from pipelines.sources.records import ROLES, label_maps, record_batch, shop_names, single_labels
 from pipelines.sources.tokens import TokenLookup, token_lookup
 
 logger = logging.getLogger(__name__)
@@ -28,20 +29,26 @@ class TableSource:
 
     Attributes:
         name: "table <location>".
+        allowed: where its pictures may be.
         unreadable_labels: rows of the last `batches` whose `labels` were no JSON object: taken as unlabelled.
         unknown_roles: rows of the last `batches` whose `role` is none of ROLES: taken as without a role.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, allow_uris: Sequence[str] = ()) -> None:
         """Remember where the table is.
 
         Args:
             location: a local path or fsspec URL.
+            allow_uris: where its pictures may be beside its own folder; empty: at public web addresses.
+
+        Raises:
+            InvalidInput: if one of them is no beginning of a URI.
         """
-        self.name = f"table {location}"
+        self.name = f"table {shown_uri(location)}"
         self.unreadable_labels = 0
         self.unknown_roles = 0
         self._location = location if scheme_of(location) else os.path.abspath(location)
+        self.allowed = allow(_own_places(self._location), allow_uris)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the table's order; one without key or uri is passed on with "" there.
@@ -55,7 +62,7 @@ class TableSource:
         """
         self.unreadable_labels = self.unknown_roles = 0
         num_rows = 0
-        with token_lookup() as look_up:
+        with token_lookup(self.allowed) as look_up:
             for rows in read_table(self._location, _text_types):
                 self._require(rows.schema.names)
                 if rows.num_rows == 0:
@@ -85,22 +92,26 @@ class TableSource:
     def _records(self, rows: pa.RecordBatch, look_up: TokenLookup) -> pa.RecordBatch:
         columns = {name: _plain(rows.column(name)) for name in rows.schema.names}
         keys = _text(columns.pop("key"), self.name, "key").fill_null("")
-        uris = [
-            self._resolve(uri)
-            for uri in _text(columns.pop("uri"), self.name, "uri").fill_null("").to_pylist()
-        ]
+        uris = self._resolved(_text(columns.pop("uri"), self.name, "uri").fill_null(""))
         tokens = self._tokens(columns, uris, look_up)
         roles = self._roles(columns)
         labels = self._labels(columns, rows.num_rows)
         names = shop_names(list(columns))
         return record_batch(
             keys=keys,
-            uris=pa.array(uris, pa.string()),
+            uris=uris,
             tokens=tokens,
             roles=roles,
             labels=labels,
             shop={names[name]: column for name, column in columns.items()},
         )
+
+    def _resolved(self, uris: pa.Array) -> pa.Array:
+        """Resolve the relative ones; most catalogs have none."""
+        whole = pc.match_substring_regex(uris, f"^$|^/|{SCHEME.pattern}")
+        if pc.all(whole).as_py():
+            return uris
+        return pa.array([self._resolve(uri) for uri in uris.to_pylist()], pa.string())
 
     def _resolve(self, uri: str) -> str:
         """Read a relative uri from the table's folder, so that table and pictures can move together."""
@@ -112,11 +123,11 @@ class TableSource:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(base.path) or "/", uri))
         return urlunsplit((base.scheme, base.netloc, "", "", "")) + path
 
-    def _tokens(self, columns: dict[str, pa.Array], uris: list[str], look_up: TokenLookup) -> pa.Array:
+    def _tokens(self, columns: dict[str, pa.Array], uris: pa.Array, look_up: TokenLookup) -> pa.Array:
         """Take the shop's own tokens; look up those it does not give."""
         given = next((name for name in TOKEN_COLUMNS if name in columns), None)
         if given is None:
-            return pa.array(look_up(uris), pa.string())
+            return pa.array(look_up(uris.to_pylist()), pa.string())
         column = _text(columns[given], self.name, given)
         if given == "token":  # ours by name; an etag stays the shop's column too
             del columns[given]
@@ -124,7 +135,8 @@ class TableSource:
             return column
         tokens = column.to_pylist()
         unknown = [index for index, token in enumerate(tokens) if token is None]
-        for index, token in zip(unknown, look_up([uris[index] for index in unknown]), strict=True):
+        asked = uris.take(pa.array(unknown)).to_pylist()
+        for index, token in zip(unknown, look_up(asked), strict=True):
             tokens[index] = token
         return pa.array(tokens, pa.string())
 
@@ -141,12 +153,10 @@ class TableSource:
         """Join the `labels` column with the columns named like attributes, which win."""
         attributes = [name for name in FASHIONAI.names if name in columns and _is_text(columns[name].type)]
         given = columns.get("labels")
-        if given is None and not attributes:
-            return no_labels(num_rows)
+        if given is None:
+            return single_labels({name: columns[name] for name in attributes}, num_rows)
         labels: list[dict[str, list[str]]] = [{} for _ in range(num_rows)]
-        if given is not None and (
-            _is_text(given.type) or pa.types.is_map(given.type) or pa.types.is_struct(given.type)
-        ):
+        if _is_text(given.type) or pa.types.is_map(given.type) or pa.types.is_struct(given.type):
             labels = [self._read_labels(value) for value in given.to_pylist()]
             if not _is_text(given.type):  # text is carried too: it may be more than the JSON we could read
                 del columns["labels"]
@@ -176,6 +186,21 @@ class TableSource:
             return value
         self.unreadable_labels += 1
         return None
+
+
+def _own_places(location: str) -> tuple[Place, ...]:
+    """Return the table's own folder as places.
+
+    Raises:
+        InvalidInput: if it cannot be told.
+    """
+    if scheme_of(location) in ("", "file"):
+        return folder_place(os.path.dirname(local_path(location) or location))
+    try:
+        place = place_of(location)
+    except ValueError as error:
+        raise InvalidInput(f"source table {shown_uri(location)}: {error}") from error
+    return (Place(place.scheme, place.authority, place.path[:-1]),)
 
 
 def _value_names(values: object) -> list[str]:

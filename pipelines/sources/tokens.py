@@ -5,12 +5,15 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agman.errors import BadSample
 from pipelines.errors import StorageUnavailable
-from pipelines.sources.fetch import NO_SUCH_FILE, local_path, remote_file, scheme_of, translated
+from pipelines.sources.allowed import WEB_SCHEMES, Allowed, local_path, scheme_of
+from pipelines.sources.fetch import NO_SUCH_FILE, remote_file, translated
+from pipelines.sources.web import read_headers
 
 LOOKUP_THREADS = 16
 """Requests in flight: a lookup is a round trip, so a batch of 4,096 takes 256 of them in a row."""
@@ -28,16 +31,19 @@ def file_token(found: os.stat_result) -> str:
     return f"{found.st_size}-{found.st_mtime_ns}"
 
 
-def version_token(uri: str) -> str:
+def version_token(uri: str, allowed: Allowed) -> str:
     """Return the token of the bytes behind a URI.
 
     Args:
         uri: as `fetch` takes it.
+        allowed: where it may lead.
 
     Returns:
-        A token, ABSENT for a local file that is not there, or "" where none can be told: an unknown scheme, a
-        server that does not say.
+        A token, ABSENT for a local file that is not there, or "" where none can be told: a URI that is not
+        allowed, which nobody looks at, or a server that does not say.
     """
+    if allowed.refusal(uri):
+        return ""
     path = local_path(uri)
     try:
         if path is not None:
@@ -45,6 +51,8 @@ def version_token(uri: str) -> str:
         if scheme_of(uri) == "generated":
             return f"v{uri.split('/')[1]}"
         with translated(uri):
+            if scheme_of(uri) in WEB_SCHEMES:
+                return _remote_token(read_headers(uri, allowed))
             filesystem, remote_path = remote_file(uri)
             return _remote_token(filesystem.info(remote_path))
     # Whatever is wrong is said when the bytes are fetched; here it only means "look at the bytes".
@@ -80,25 +88,26 @@ def _remote_token(facts: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def token_lookup() -> Iterator["TokenLookup"]:
+def token_lookup(allowed: Allowed) -> Iterator["TokenLookup"]:
     """Give a lookup with its threads, which end with the block."""
     with ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="token") as pool:
-        yield TokenLookup(pool)
+        yield TokenLookup(pool, allowed)
 
 
 class TokenLookup:
     """Looks tokens up, remote ones many at a time."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        """Keep the pool that asks remote servers."""
+    def __init__(self, pool: ThreadPoolExecutor, allowed: Allowed) -> None:
+        """Keep the pool that asks remote servers, and where it may ask."""
         self._pool = pool
+        self._token = partial(version_token, allowed=allowed)
 
     def __call__(self, uris: Sequence[str]) -> list[str]:
         """Return one token a URI, "" where the URI is empty or the token unknown."""
-        known = ["" if uri == "" or local_path(uri) is None else version_token(uri) for uri in uris]
+        known = ["" if uri == "" or local_path(uri) is None else self._token(uri) for uri in uris]
         remote = [index for index, uri in enumerate(uris) if uri and local_path(uri) is None]
         for index, token in zip(
-            remote, self._pool.map(version_token, [uris[index] for index in remote]), strict=True
+            remote, self._pool.map(self._token, [uris[index] for index in remote]), strict=True
         ):
             known[index] = token
         return known

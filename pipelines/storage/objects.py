@@ -15,7 +15,8 @@ from typing import Protocol
 from agman.errors import InvalidInput
 
 BLOCK_BYTES = 1 << 20
-_FORBIDDEN = re.compile(r"(^|/)\.{1,2}(/|$)|^/|//|\\|[\x00-\x1f]")
+MAX_NAME_BYTES = 1024  # S3's bound; one between two slashes has the file systems' 255
+_FORBIDDEN = re.compile(r"(^|/)\.{1,2}(/|$)|^/|//|/$|\\|[\x00-\x1f]|^[A-Za-z][A-Za-z0-9+.-]*:|[^/]{256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class FileEntry:
     num_bytes: int
     sha256: str
     num_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name that leads out of the lake, as in a manifest or a receipt that somebody made up.
+
+        Raises:
+            ValueError: so that who reads one calls it damaged.
+        """
+        check_name(self.name)
 
 
 class ObjectStore(Protocol):
@@ -102,11 +111,12 @@ def check_name(name: str) -> str:
     """Return `name` unchanged if it stays within the store.
 
     Raises:
-        InvalidInput: if it is empty, absolute, or steps out by `..`.
+        InvalidInput: if it is empty, too long, absolute, a uri, or steps out by `..`.
     """
-    if not name or _FORBIDDEN.search(name):
+    if not name or _FORBIDDEN.search(name) or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
         raise InvalidInput(
-            f"object name {name!r}: expected a relative path inside the lake, without '..' or '//'"
+            f"object name {name[:100]!r}: expected a relative path inside the lake, without '..', '//' or a "
+            "scheme"
         )
     return name
 

@@ -19,6 +19,10 @@ from pipelines.storage.objects import FileEntry
 FORMAT = 1
 
 
+class _OtherFormat(InvalidInput):
+    """A manifest that another version of this code wrote."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """What one shard became under one model."""
@@ -126,9 +130,10 @@ class Manifest:
 
         Raises:
             InvalidInput: if another version of the format is met.
+            ValueError, KeyError, TypeError, AttributeError: if it is no manifest.
         """
         if value.get("format") != FORMAT:
-            raise InvalidInput(
+            raise _OtherFormat(
                 f"manifest {value.get('id')}: expected format {FORMAT}, found {value.get('format')}"
             )
         read = dict(value)
@@ -224,7 +229,7 @@ def read_manifest(lake: Lake, snapshot: str, sha256: str = "") -> Manifest:
         )
     try:
         return Manifest.from_json(json.loads(body))
-    except InvalidInput:
+    except _OtherFormat:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptShard(

@@ -35,14 +35,18 @@ class TrainConfig:
     optimisation: TrainerConfig = field(default_factory=TrainerConfig)
     """Sampling, losses, optimizer and schedule."""
     num_workers: int = 2
-    """Ray Train workers; each holds the model and streams its own shards."""
+    """Ray Train workers, on as many nodes as they need; each holds the model and streams its own share of the
+    pictures. It is also how many batches a step learns from: with fewer workers, each learns from several."""
+    min_workers: int = 0
+    """Start, or go on after a loss, with as few workers as this, and take more when they come, up to
+    `num_workers`: each change goes back to the last checkpoint. 0 waits for all of them."""
     cpus_per_worker: int = 1
     """CPUs that each worker reserves and computes with."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: a GPU for each worker where there are any, and no more workers than GPUs; `gpu` refuses to
-    train without, `cpu` leaves them alone."""
+    """`auto`: a GPU for each worker where there are any now, and no more workers than GPUs; `gpu` waits for
+    them on a cluster and refuses to train without on one machine; `cpu` leaves them alone."""
     triplets_per_step: int = 16
-    """Triplets drawn for one step of one worker; the paper's batch is 16 of all workers together."""
+    """Triplets of one batch; a step learns from `num_workers` of them, the paper's from 16 in all."""
     steps: int = 10_000
     """Optimizer steps. A finished run goes on where this or `max_minutes` is raised; under schedule cosine
     that also raises the rate of the steps that are left, since it falls to zero over the whole run."""
@@ -51,8 +55,8 @@ class TrainConfig:
     patience: int = 0
     """Stop after so many validations in a row without a better one; 0 does not stop early."""
     buffer_samples: int = 8_192
-    """Decoded pictures that each worker holds to draw from, 3 x image_size² bytes each; a larger share flows
-    through. Listed triplets need all of theirs."""
+    """Decoded pictures of each share that are held to draw from, 3 x image_size² bytes each; a larger share
+    flows through. Listed triplets need all of theirs."""
     max_minutes: float = 0
     """Stop cleanly after this time, that of a run's earlier attempts included, and keep the best so far; 0 is
     without limit."""
@@ -69,6 +73,10 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name in ("patience", "max_minutes"):
+        if self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers: expected at most num_workers, {self.num_workers}, found {self.min_workers}"
+            )
+        for name in ("min_workers", "patience", "max_minutes"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}")

@@ -1,41 +1,34 @@
-"""Train a model from shards through Ray Train, and publish the best checkpoint in the lake."""
+"""Train a model from shards, and publish the best checkpoint in the lake."""
 
 import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
-import ray.train
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
-from agman.errors import AgmanError, InvalidInput
+from agman.errors import InvalidInput
 from agman.networks import build_network
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines.cluster import is_remote, num_cpus, num_gpus
 from pipelines.dataset import Dataset
 from pipelines.lake import Lake, short_digest
 from pipelines.models import import_model
-from pipelines.storage.s3_connection import open_filesystem
 from pipelines.telemetry import Run, Stage
-from pipelines.training.board import Board, watching
+from pipelines.training.board import open_board, watching
 from pipelines.training.config import TrainConfig
 from pipelines.training.curves import VALIDATION, Curves
+from pipelines.training.fit import asked_for, fit, ray_trainer
 from pipelines.training.listed import check_listed_fit
+from pipelines.training.pictures import TrainingPictures, training_pictures
 from pipelines.training.placement import Machines, Placement, place
-from pipelines.training.samples import training_tars
-from pipelines.training.worker import MODEL_FOLDER, WorkerTask, train_worker
+from pipelines.training.worker import MODEL_FOLDER, WorkerTask
 from pipelines.validation import load_validation
 from pipelines.values import with_prototypes
 
-RESTARTS = 3
 VALIDATION_PICTURES = 4_000
-_LENGTH = ("lake", "steps", "max_minutes", "patience")
+_NOT_THE_RUN = ("lake", "steps", "max_minutes", "patience", "min_workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +59,17 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         AgmanError: what a worker refused.
     """
     lake = Lake(config.lake)
-    placement = _placed(config, dataset, run)
+    pictures = _pictures(config, dataset, taxonomy, run)
+    placement = _placed(config, run)
     _check_listed(config, dataset, taxonomy)
     _check_network(config, taxonomy)
     validation = load_validation(dataset, taxonomy, config.preprocess, limit=VALIDATION_PICTURES)
     name = run_name(config, dataset, taxonomy)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board = open_board()
     task = WorkerTask(
         config=config,
-        dataset=ray.put(dataset),
+        pictures=ray.put(pictures),
+        listed=ray.put(dataset.triplets.get("train")),
         taxonomy=taxonomy,
         validation=ray.put(validation),
         board=board,
@@ -82,8 +77,12 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         started=time.time(),
     )
     curves = Curves(lake, name)
-    with run.stage("train", config.steps, "steps") as stage, watching(board, stage, run, curves) as last:
-        result = _fit(_ray_trainer(config, lake, name, task, placement), board)
+    asked = asked_for(config, placement)
+    with (
+        run.stage("train", config.steps, "steps") as stage,
+        watching(board, stage, run, curves, asked) as last,
+    ):
+        result = fit(lambda: ray_trainer(config, lake, task, placement), board)
     _tell_end(config, last, stage, run)
     run.say(f"  curves: tensorboard --logdir {lake.url}/{curves.folder}")
     kept = [(checkpoint, metrics) for checkpoint, metrics in result.best_checkpoints or [] if metrics]
@@ -114,14 +113,23 @@ def read_taxonomy(spec: str) -> Taxonomy | None:
         ) from error
 
 
-def _placed(config: TrainConfig, dataset: Dataset, run: Run) -> Placement:
+def _pictures(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -> TrainingPictures:
+    """Return what there is to learn from, and tell which labels are not."""
+    pictures = training_pictures(dataset, taxonomy)
+    if pictures.unknown:
+        shown = ", ".join(f"{name} ({number})" for name, number in pictures.unknown.most_common(5))
+        run.say(f"  labels that the taxonomy does not know, left out: {shown}")
+    if not len(pictures):
+        raise InvalidInput(
+            f"source {config.source}: expected usable pictures of role train labelled with "
+            f"{', '.join(taxonomy.names)}, found none; do the source's labels use these names?"
+        )
+    return pictures
+
+
+def _placed(config: TrainConfig, run: Run) -> Placement:
     """Return which workers there will be, and tell where they are not those that were asked for."""
-    tars = training_tars(dataset)
-    if not tars:
-        raise InvalidInput(f"source {config.source}: expected usable pictures of role train, found none")
-    machines = Machines(num_cpus(), num_gpus(), may_grow=is_remote())
-    # With listed triplets every worker reads all tars; else each has tars of its own.
-    placement = place(config, machines, None if "train" in dataset.triplets else len(tars))
+    placement = place(config, Machines(num_cpus(), num_gpus(), may_grow=is_remote()))
     for text in placement.said:
         run.say(f"  {text}")
     return placement
@@ -171,74 +179,29 @@ def _tell_end(config: TrainConfig, last: dict[str, float], stage: Stage, run: Ru
     run.say(f"  worker 0 waited for pictures {waited / max(worked, 1e-9):.1%} of {worked:.0f} s of learning")
 
 
-def _fit(trainer: TorchTrainer, board: Any) -> ray.train.Result:
-    """Train to the end.
-
-    Raises:
-        AgmanError: what a worker refused, so that a person reads one line.
-        TrainingFailedError: if workers died more often than is tried again.
-    """
-    failure: TrainingFailedError | None = None
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        failure = error
-    refusal: AgmanError | None = ray.get(board.refusal.remote())
-    if refusal is not None:
-        raise refusal from failure
-    if failure is not None:
-        raise failure
-    return result
-
-
 def run_name(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> str:
     """Return a training's folder below runs/: another config, other pictures or labels are another one.
 
-    How long it trains is left out, so that a finished one can be trained on. Files count by what they hold.
+    How long it trains, and with how few workers at worst, is left out, so that a run can go on with another
+    such setting. Files count by what they hold.
     """
-    settings = {name: value for name, value in asdict(config).items() if name not in _LENGTH}
-    settings["taxonomy"] = taxonomy.digest
+    settings = {name: value for name, value in asdict(config).items() if name not in _NOT_THE_RUN}
+    settings["taxonomy"], settings["shards"] = taxonomy.digest, config.shards.naming()
     start = Path(config.network.pretrained or "")
     if start.is_file():
         with start.open("rb") as weights:
             settings["network"]["pretrained"] = hashlib.file_digest(weights, "sha256").hexdigest()
     shards = sorted(url.rsplit("/", 1)[-1] for url in dataset.urls)
-    described = {
-        sha256: [[use.role, use.labels] for use in uses] for sha256, uses in dataset.described.items()
-    }
     listed = dataset.triplets.get("train")
     triplets = (
         None if listed is None else [listed.pictures, hashlib.sha256(listed.rows.tobytes()).hexdigest()]
     )
-    return f"{config.name}-{short_digest([settings, shards, described, triplets])[:8]}"
+    return f"{config.name}-{short_digest([settings, shards, _described_digest(dataset), triplets])[:8]}"
 
 
-def _storage(lake: Lake) -> dict[str, Any]:
-    """Return where Ray Train keeps checkpoints: in the lake, reached as the lake is."""
-    if not lake.url.startswith("s3://"):
-        return {"storage_path": f"{lake.url}/runs"}
-    filesystem = PyFileSystem(FSSpecHandler(open_filesystem()))
-    return {"storage_path": f"{lake.url.removeprefix('s3://')}/runs", "storage_filesystem": filesystem}
-
-
-def _ray_trainer(
-    config: TrainConfig, lake: Lake, name: str, task: WorkerTask, placement: Placement
-) -> TorchTrainer:
-    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=placement.num_workers, use_gpu=placement.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=name,
-            **_storage(lake),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            # The best by validation, and beside it always the last, which a resumed run goes on from.
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=VALIDATION, checkpoint_score_order="max"
-            ),
-        ),
-    )
+def _described_digest(dataset: Dataset) -> str:
+    """Return a digest of all roles and labels, a picture at a time: as one text they take gigabytes."""
+    digest = hashlib.sha256()
+    for sha256, uses in sorted(dataset.described.items()):
+        digest.update(json.dumps([sha256, [[use.role, use.labels] for use in uses]], sort_keys=True).encode())
+    return digest.hexdigest()

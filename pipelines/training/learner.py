@@ -1,4 +1,4 @@
-"""One rank of a training without Ray: the network, its pictures, its random states, and how far they are."""
+"""One rank of a training without Ray: the network, its shares of the pictures, and how far they are."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from agman.taxonomy import Taxonomy
 from agman.trainer import Trainer, TrainingBatch, TrainingStep, index_labels, index_triplets
 from agman.transforms import augment, normalise
 from agman.triplets import Triplets
-from pipelines.dataset import Dataset
+from pipelines.dataset import ListedTriplets
 from pipelines.labels import Labels
-from pipelines.shards.read import pick_worker_shards
 from pipelines.training.config import TrainConfig
-from pipelines.training.listed import ListedPool
-from pipelines.training.samples import SamplePool, training_tars
+from pipelines.training.listed import ListedPictures, ListedPool
+from pipelines.training.pictures import TrainingPictures
+from pipelines.training.samples import SamplePool
 
-SEEDS_BETWEEN_RANKS = 1000
+SEEDS_BETWEEN_SHARES = 1000
 
 
 class Pool(Protocol):
@@ -55,82 +55,34 @@ class Pool(Protocol):
         ...
 
 
-class Learner:
-    """A rank's trainer and pool: each step depends on `state_dict` alone."""
+class ShareBatches:
+    """The batches of one share: its pool of pictures, its draws and its augmentation."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        taxonomy: Taxonomy,
-        dataset: Dataset,
-        *,
-        rank: int = 0,
-        num_ranks: int = 1,
-        device: torch.device | None = None,
-        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+        self, config: TrainConfig, taxonomy: Taxonomy, pool: Pool, device: torch.device, *, seed: int
     ) -> None:
-        """Build the network and read the first pictures.
+        """Begin with a pool as it is.
 
         Args:
             config: see `TrainConfig`.
             taxonomy: attributes and values to learn.
-            dataset: all tars; the rank takes its share.
-            rank: of this worker.
-            num_ranks: that learn together.
-            device: of the network; the CPU if left out.
-            wrap: moves the step to the device and makes it a distributed one.
-
-        Raises:
-            InvalidInput: if there is nothing to learn from.
+            pool: the share's pictures.
+            device: of the batches.
+            seed: of the augmentation.
         """
-        self.config = config
-        self.taxonomy = taxonomy
-        self.device = device or torch.device("cpu")
-        options = config.optimisation
-        # The same start on every rank; draws differ by rank.
-        torch.manual_seed(options.seed)
-        self.model = build_network(config.network, len(taxonomy))
-        self.trainer = Trainer(wrap(TrainingStep(self.model, options)), options, config.steps)
-        seed = options.seed + SEEDS_BETWEEN_RANKS * rank
-        self.pool = _open_pool(config, taxonomy, dataset, rank, num_ranks, seed)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.waited_s = 0.0
-        """Time spent on making batches, of `worked_s`."""
-        self.worked_s = 0.0
-        self.num_images = 0
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return self.trainer.step_count
-
-    def learn(self, time_share: float = 0.0) -> dict[str, float]:
-        """Draw a batch and learn from it.
-
-        Args:
-            time_share: share of the run's time limit that is used up.
-
-        Returns:
-            The figures of `Trainer.step`.
-        """
-        started = time.perf_counter()
-        batch = self.batch()
-        drawn = time.perf_counter()
-        figures = self.trainer.step(batch, time_share)
-        self.waited_s += drawn - started
-        self.worked_s += time.perf_counter() - started
-        self.num_images += len(batch.images)
-        return figures
+        self.pool = pool
+        self._config, self._taxonomy, self._device = config, taxonomy, device
+        self._generator = torch.Generator().manual_seed(seed)
 
     def batch(self) -> TrainingBatch:
         """Make the next batch: every picture once, however many triplets it is in."""
-        config, pool = self.config, self.pool
+        config, pool = self._config, self.pool
         slots, image_index, attribute, triplets = index_triplets(pool.draw(config.triplets_per_step))
         labels = pool.labels(slots)
         shown = None
         if config.optimisation.sampling == "batch":
             image_index, attribute, shown = index_labels(labels)
-        pixels = augment(pool.pixels(slots).to(self.device), self.generator, config.augmentation)
+        pixels = augment(pool.pixels(slots).to(self._device), self._generator, config.augmentation)
         pool.refresh(config.triplets_per_step)
         return TrainingBatch(
             images=normalise(pixels, config.preprocess),
@@ -142,37 +94,101 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on: tensors and plain values, safe to read weights-only."""
-        return {
-            "trainer": self.trainer.state_dict(),
-            "pool": self.pool.state_dict(),
-            "generator": self.generator.get_state(),
-        }
+        """Return all that the next batch depends on."""
+        return {"pool": self.pool.state_dict(), "generator": self._generator.get_state()}
 
-    def load_state_dict(self, state: Mapping[str, Any], *, is_own: bool = True) -> None:
-        """Go on where another learner was.
-
-        Args:
-            state: of `state_dict`.
-            is_own: whether it is this rank's; another rank's gives the weights, not the draws.
-
-        Raises:
-            CheckpointMismatch: if the state is another network's or of other pictures.
-        """
-        self.trainer.load_state_dict(state["trainer"])
-        if is_own:
-            self.pool.load_state_dict(state["pool"])
-            self.generator.set_state(state["generator"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one of this share was."""
+        self.pool.load_state_dict(state["pool"])
+        self._generator.set_state(state["generator"])
 
     def _targets(self, labels: list[Labels]) -> Tensor:
         """Return which attributes each picture is labelled with: [B, A]."""
-        targets = torch.zeros(len(labels), len(self.taxonomy))
+        targets = torch.zeros(len(labels), len(self._taxonomy))
         for row, shown in enumerate(labels):
             targets[row, list(shown)] = 1.0
-        return targets.to(self.device)
+        return targets.to(self._device)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
+        return torch.from_numpy(values).to(self._device)
+
+
+class Learner:
+    """A rank's trainer and its shares: each step depends on the states of these alone.
+
+    The pictures are always split in as many shares as workers were asked for, and a step learns from a batch
+    of each. A rank has several where there are fewer ranks; what is learned is the same but for rounding.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        taxonomy: Taxonomy,
+        pictures: TrainingPictures,
+        listed: ListedTriplets | None = None,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        device: torch.device | None = None,
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        """Build the network and read the first pictures.
+
+        Args:
+            config: see `TrainConfig`.
+            taxonomy: attributes and values to learn.
+            pictures: all of them; the rank takes its shares.
+            listed: the triplets to learn, where the data set lists them.
+            rank: of this worker.
+            num_ranks: that learn together, at most `num_workers`.
+            device: of the network; the CPU if left out.
+            wrap: moves the step to the device and makes it a distributed one.
+
+        Raises:
+            InvalidInput: if there is nothing to learn from.
+        """
+        self.config = config
+        self.device = device or torch.device("cpu")
+        options = config.optimisation
+        # The same start on every rank; draws differ by share.
+        torch.manual_seed(options.seed)
+        self.model = build_network(config.network, len(taxonomy))
+        self.trainer = Trainer(wrap(TrainingStep(self.model, options)), options, config.steps)
+        pools = _open_pools(
+            config, taxonomy, pictures, listed, rank_shares(rank, num_ranks, config.num_workers)
+        )
+        self.shares = {
+            share: ShareBatches(config, taxonomy, pool, self.device, seed=_seed(config, share))
+            for share, pool in pools.items()
+        }
+        self._weight = num_ranks / config.num_workers
+        self.waited_s = 0.0
+        """Time spent on making batches, of `worked_s`."""
+        self.worked_s = 0.0
+        self.num_images = 0
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.trainer.step_count
+
+    def learn(self, time_share: float = 0.0) -> dict[str, float]:
+        """Draw a batch of each share and learn from them.
+
+        Args:
+            time_share: share of the run's time limit that is used up.
+
+        Returns:
+            The figures of `Trainer.step`.
+        """
+        started = time.perf_counter()
+        batches = [share.batch() for share in self.shares.values()]
+        drawn = time.perf_counter()
+        figures = self.trainer.step(*batches, weight=self._weight, time_share=time_share)
+        self.waited_s += drawn - started
+        self.worked_s += time.perf_counter() - started
+        self.num_images += sum(len(batch.images) for batch in batches)
+        return figures
 
 
 class Patience:
@@ -235,14 +251,34 @@ class Clock:
         self._earlier_s = float(state["earlier_s" if is_same else "elapsed_s"])
 
 
-def _open_pool(
-    config: TrainConfig, taxonomy: Taxonomy, dataset: Dataset, rank: int, num_ranks: int, seed: int
-) -> Pool:
-    listed, tars = dataset.triplets.get("train"), training_tars(dataset)
+def rank_shares(rank: int, num_ranks: int, num_shares: int) -> range:
+    """Return the shares of a rank: each share is one rank's, and rank 0 has as many as any other."""
+    return range(rank, num_shares, num_ranks)
+
+
+def _open_pools(
+    config: TrainConfig,
+    taxonomy: Taxonomy,
+    pictures: TrainingPictures,
+    listed: ListedTriplets | None,
+    shares: range,
+) -> dict[int, Pool]:
+    capacity, num_shares = config.buffer_samples, config.num_workers
     if listed is not None:
-        return ListedPool(
-            dataset.share(tars), listed, config.preprocess,
-            rank=rank, num_ranks=num_ranks, capacity=config.buffer_samples, seed=config.optimisation.seed,
-        )  # fmt: skip
-    share = dataset.share(pick_worker_shards(tars, rank, num_ranks))
-    return SamplePool(share, taxonomy, config.preprocess, capacity=config.buffer_samples, seed=seed)
+        read = ListedPictures(pictures.share(0, 1), listed, config.preprocess, capacity=capacity)
+        seed = config.optimisation.seed
+        return {s: ListedPool(read, listed, share=s, num_shares=num_shares, seed=seed) for s in shares}
+    return {
+        share: SamplePool(
+            pictures.share(share, num_shares),
+            taxonomy,
+            config.preprocess,
+            capacity=capacity,
+            seed=_seed(config, share),
+        )
+        for share in shares
+    }
+
+
+def _seed(config: TrainConfig, share: int) -> int:
+    return config.optimisation.seed + SEEDS_BETWEEN_SHARES * share

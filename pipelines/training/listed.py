@@ -1,4 +1,4 @@
-"""Triplets that a data set lists instead of labels: all pictures in memory, the list split over ranks."""
+"""Triplets that a data set lists instead of labels: all pictures in memory, the list split in shares."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,35 +12,65 @@ from torch import Tensor
 from agman.errors import BadSample, InvalidInput
 from agman.transforms import Preprocess, read_pixels
 from agman.triplets import Triplets
-from pipelines.dataset import Dataset, ListedTriplets
+from pipelines.dataset import ListedTriplets
 from pipelines.labels import Labels
+from pipelines.training.pictures import Share
+
+
+class ListedPictures:
+    """The pictures that triplets name, decoded: all shares of a worker draw from the same ones."""
+
+    def __init__(
+        self, share: Share, listed: ListedTriplets, preprocess: Preprocess, *, capacity: int
+    ) -> None:
+        """Read them.
+
+        Args:
+            share: all pictures: a triplet's may lie in any tar.
+            listed: the triplets.
+            preprocess: how pictures are read.
+            capacity: most pictures held: 3 x image_size² bytes each.
+
+        Raises:
+            InvalidInput: if they do not fit.
+        """
+        check_listed_fit(listed, capacity)
+        self.pixels: dict[int, Tensor] = {}
+        """By their places in the list."""
+        self.bad: set[int] = set()
+        """Places of those that cannot be decoded."""
+        place_of = {digest: place for place, digest in enumerate(listed.pictures)}
+        for sample, _ in share.stream():
+            place = place_of[sample.sha256]
+            if place in self.pixels:
+                continue
+            try:
+                self.pixels[place] = read_pixels(sample.encoded, preprocess)
+            except BadSample:
+                self.bad.add(place)
 
 
 class ListedPool:
-    """The pictures of all listed triplets, and a rank's way through the list."""
+    """A share's way through the list."""
 
     def __init__(
-        self, dataset: Dataset, listed: ListedTriplets, preprocess: Preprocess, *,
-        rank: int, num_ranks: int, capacity: int, seed: int,
-    ) -> None:  # fmt: skip
-        """Read the pictures; a triplet that names one that is not there is left out.
+        self, pictures: ListedPictures, listed: ListedTriplets, *, share: int, num_shares: int, seed: int
+    ) -> None:
+        """Begin; a triplet that names a picture that is not there is left out.
 
         Args:
-            dataset: all tars: a triplet's pictures may lie in any.
+            pictures: what the triplets name.
             listed: the triplets.
-            preprocess: how pictures are read.
-            rank: of this worker.
-            num_ranks: that share the list.
-            capacity: most pictures held: 3 x image_size² bytes each.
+            share: of the list, that this pool goes through.
+            num_shares: that the list is split in.
             seed: of the list's order.
 
         Raises:
-            InvalidInput: if the pictures do not fit, or no triplet is whole.
+            InvalidInput: if no triplet is whole.
         """
-        check_listed_fit(listed, capacity)
-        self._rank, self._num_ranks, self._seed = rank, num_ranks, seed
+        self._share, self._num_shares, self._seed = share, num_shares, seed
         self._num_drawn = 0
-        self._pixels, self._num_bad = _read_pictures(dataset, listed, preprocess)
+        self._pixels, self._num_bad = pictures.pixels, len(pictures.bad)
         self._num_missing = len(listed.pictures) - len(self._pixels) - self._num_bad
         here = np.zeros(len(listed.pictures), bool)
         here[list(self._pixels)] = True
@@ -49,15 +79,15 @@ class ListedPool:
         self._num_left_out = int((~whole).sum())
         if not len(self._rows):
             raise InvalidInput(
-                f"{len(listed.rows)} listed triplets: expected their pictures in {len(dataset.urls)} shards, "
-                f"found {len(self._pixels)} of {len(listed.pictures)}, {self._num_bad} cannot be decoded"
+                f"{len(listed.rows)} listed triplets: expected their pictures in the shards, found "
+                f"{len(self._pixels)} of {len(listed.pictures)}, {self._num_bad} cannot be decoded"
             )
 
     def draw(self, num_triplets: int) -> Triplets:
-        """Take this rank's next triplets of the list."""
+        """Take this share's next triplets of the list."""
         places = listed_places(
             len(self._rows), self._num_drawn, num_triplets,
-            rank=self._rank, num_ranks=self._num_ranks, seed=self._seed,
+            share=self._share, num_shares=self._num_shares, seed=self._seed,
         )  # fmt: skip
         self._num_drawn += num_triplets
         anchor, positive, negative = self._rows[places].T
@@ -86,7 +116,7 @@ class ListedPool:
         return [f"{what}: {number}" for what, number in counts.items() if number]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far this rank is."""
+        """Return how far this share is."""
         return {"num_drawn": self._num_drawn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -109,17 +139,17 @@ def check_listed_fit(listed: ListedTriplets, capacity: int) -> None:
 
 
 def listed_places(
-    num_listed: int, start: int, num_drawn: int, *, rank: int, num_ranks: int, seed: int
+    num_listed: int, start: int, num_drawn: int, *, share: int, num_shares: int, seed: int
 ) -> NDArray[np.int64]:
-    """Return which of the listed triplets a rank's draws are, from its draw number `start` on.
+    """Return which of the listed triplets a share's draws are, from its draw number `start` on.
 
-    Draw i of a rank is draw g = i x num_ranks + rank of all ranks, and that is place g mod T of the T
-    triplets in the order of epoch g div T. So in each epoch all ranks together take every triplet once.
+    Draw i of a share is draw g = i x num_shares + share of all, and that is place g mod T of the T triplets
+    in the order of epoch g div T. So in each epoch all shares together take every triplet once.
 
     Returns:
         [num_drawn] places in the list.
     """
-    epoch, place = np.divmod((start + np.arange(num_drawn)) * num_ranks + rank, num_listed)
+    epoch, place = np.divmod((start + np.arange(num_drawn)) * num_shares + share, num_listed)
     places = np.empty(num_drawn, np.int64)
     for number in np.unique(epoch):
         rows = epoch == number
@@ -130,21 +160,3 @@ def listed_places(
 @lru_cache(maxsize=2)
 def _epoch_order(num_listed: int, epoch: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(num_listed)
-
-
-def _read_pictures(
-    dataset: Dataset, listed: ListedTriplets, preprocess: Preprocess
-) -> tuple[dict[int, Tensor], int]:
-    """Decode the pictures that the list names: by their places in it, and how many cannot be decoded."""
-    place_of = {digest: place for place, digest in enumerate(listed.pictures)}
-    found: dict[int, Tensor] = {}
-    bad: set[int] = set()
-    for sample in dataset.pictures():
-        place = place_of.get(sample.sha256)
-        if place is None or place in found:
-            continue
-        try:
-            found[place] = read_pixels(sample.encoded, preprocess)
-        except BadSample:
-            bad.add(place)
-    return found, len(bad)

@@ -13,47 +13,61 @@ class Machines:
     num_cpus: int
     num_gpus: int
     may_grow: bool
-    """Whether CPUs that are lacking may still come, as on a cluster."""
+    """Whether what is lacking may still come, as on a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What a training takes of it."""
 
-    num_workers: int
+    min_workers: int
+    """Where training begins, and goes on after a loss."""
+    max_workers: int
     use_gpu: bool
     said: tuple[str, ...]
     """Lines for a person: why it is not what was asked."""
 
 
-def place(config: TrainConfig, machines: Machines, num_shards: int | None) -> Placement:
-    """Choose how many workers find work, and whether each has a GPU.
+def place(config: TrainConfig, machines: Machines) -> Placement:
+    """Choose how many workers there are, and whether each has a GPU.
 
     Args:
         config: asks for workers, their CPUs and an accelerator.
         machines: what there is.
-        num_shards: to learn from, each of which feeds one worker; None where every worker reads all of them.
 
     Raises:
         InvalidInput: if it can never be placed; Ray would wait for it without a word.
     """
-    num_workers, said = config.num_workers, []
-    if num_shards is not None and num_shards < num_workers:
-        said.append(f"{num_shards} shards to learn from feed {num_shards} workers, not {num_workers}")
-        num_workers = num_shards
     use_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and machines.num_gpus > 0)
-    if use_gpu and not machines.num_gpus:
+    if use_gpu and not machines.num_gpus and not machines.may_grow:
         raise InvalidInput("accelerator gpu: expected a GPU, found none; give --accelerator cpu or auto")
-    if use_gpu:
-        asked, num_workers = num_workers, min(num_workers, machines.num_gpus)
-        fewer = f", not {asked}" if num_workers < asked else ""
-        said.append(
-            f"{machines.num_gpus} GPUs found: {num_workers} workers{fewer}, one GPU each; --accelerator cpu "
-            "uses none"
-        )
-    if not machines.may_grow and num_workers * config.cpus_per_worker > machines.num_cpus:
+    room = machines.num_cpus // config.cpus_per_worker
+    most = config.num_workers
+    if use_gpu and not (machines.may_grow and (config.accelerator == "gpu" or config.min_workers)):
+        most = min(most, machines.num_gpus)
+    if config.min_workers and not machines.may_grow:
+        most = min(most, room)
+    least = config.min_workers or most
+    if not machines.may_grow and (most < least or most > room):
         raise InvalidInput(
-            f"{num_workers} workers of {config.cpus_per_worker} CPUs: expected to fit this machine, found "
-            f"{machines.num_cpus} CPUs; lower --num-workers or --cpus-per-worker"
+            f"{least} workers of {config.cpus_per_worker} CPUs{' and a GPU' if use_gpu else ''}: expected to "
+            f"fit this machine, found {machines.num_cpus} CPUs and {machines.num_gpus} GPUs; lower "
+            "--num-workers, --min-workers or --cpus-per-worker"
         )
-    return Placement(num_workers, use_gpu, tuple(said))
+    return Placement(least, most, use_gpu, tuple(_said(config, machines, most, use_gpu)))
+
+
+def _said(config: TrainConfig, machines: Machines, most: int, use_gpu: bool) -> list[str]:
+    """Tell a person what is not as it was asked."""
+    said = []
+    if use_gpu and machines.num_gpus < most:
+        needed = config.min_workers or most
+        said.append(f"{machines.num_gpus} GPUs found: waiting for {needed}, one for each worker")
+    elif use_gpu:
+        said.append(f"{machines.num_gpus} GPUs found: one for each worker; --accelerator cpu uses none")
+    if most < config.num_workers:
+        said.append(
+            f"{most} workers, not {config.num_workers}: each step still learns from {config.num_workers} "
+            "batches, so it takes longer"
+        )
+    return said

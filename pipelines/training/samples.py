@@ -1,11 +1,10 @@
-"""A worker's share of the training pictures in memory: streamed from tars, indexed for drawing triplets.
+"""A share of the training pictures in memory: streamed from tars, indexed for drawing triplets.
 
 The pool holds at most `capacity` decoded pictures. While the share fits, it is read once and the draw is the
 paper's sampler exactly; a larger share flows through, one fresh picture for each triplet drawn. A picture is
 held once, with all that its training uses show: twice, it would be its own positive.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import count, islice
 from typing import Any
@@ -13,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from webdataset.filters import shuffle
 
 from agman.errors import BadSample, CheckpointMismatch, InvalidInput
 from agman.taxonomy import Taxonomy
 from agman.transforms import Preprocess, read_pixels
 from agman.triplets import TripletBuffer, Triplets
-from pipelines.dataset import Dataset
-from pipelines.labels import Labels, taught_labels
+from pipelines.labels import Labels
 from pipelines.shards.read import Sample
+from pipelines.training.pictures import Share
 
 SHUFFLE_SAMPLES = 1000
 
@@ -29,26 +29,24 @@ class SamplePool:
     """Decoded pictures by slot, with the triplet buffer over their labels."""
 
     def __init__(
-        self, dataset: Dataset, taxonomy: Taxonomy, preprocess: Preprocess, *, capacity: int, seed: int
+        self, share: Share, taxonomy: Taxonomy, preprocess: Preprocess, *, capacity: int, seed: int
     ) -> None:
         """Fill the pool from tars.
 
         Args:
-            dataset: this worker's share.
-            taxonomy: labels that it does not know are counted and left out.
+            share: which pictures.
+            taxonomy: what their labels are indices of.
             preprocess: how pictures are read.
             capacity: most pictures held: 3 x image_size² bytes each.
             seed: of the triplet draws and of the stream's shuffle.
 
         Raises:
-            InvalidInput: if the tars hold no labelled training picture.
+            InvalidInput: if there is no picture to hold.
         """
-        self._dataset = dataset
-        self._taxonomy = taxonomy
+        self._share = share
         self._preprocess = preprocess
         self._seed = seed
         self._bad: set[str] = set()
-        self._unknown: Counter[str] = Counter()
         self._buffer = TripletBuffer(taxonomy, seed=seed)
         self._digests: list[str] = []
         self._pixels: list[Tensor] = []
@@ -56,7 +54,7 @@ class SamplePool:
         self._held: set[str] = set()
         # A pool that holds the whole share never needs to flow.
         self._flows = False
-        for sample, labels in self._labelled(dataset.pictures(), self._unknown):
+        for sample, labels in share.stream():
             pixels = None if sample.sha256 in self._held else self._read(sample)
             if pixels is None:
                 continue
@@ -70,8 +68,8 @@ class SamplePool:
             self._held.add(sample.sha256)
         if not self._pixels:
             raise InvalidInput(
-                f"{len(dataset.urls)} shards: expected pictures of role train labelled with "
-                f"{', '.join(taxonomy.names)}, found none; do the source's labels use these names?"
+                f"{len(share)} pictures of a worker in {len(share.urls)} shards: expected one that can be "
+                "decoded, found none; lower --num-workers where there are fewer pictures than workers"
             )
         self._num_replaced = self._epoch = self._num_read = 0
         self._fresh = self._endless()
@@ -102,15 +100,12 @@ class SamplePool:
             self._num_replaced += 1
 
     def notes(self) -> list[str]:
-        """Tell what is left out: values that no triplet has, unknown labels, broken pictures."""
+        """Tell what is left out: values that no triplet has, broken pictures."""
         said = [
             f"left out of the draws: {value.attribute}={value.value}: {value.reason} ({value.count} pictures)"
             for value in self._buffer.unusable()
             if value.count
         ]
-        if self._unknown:
-            shown = ", ".join(f"{name} ({count})" for name, count in self._unknown.most_common(5))
-            said.append(f"labels that the taxonomy does not know, left out: {shown}")
         if self._bad:
             said.append(f"pictures that cannot be decoded, left out: {len(self._bad)}")
         return said
@@ -156,7 +151,7 @@ class SamplePool:
     def _find(self, digests: set[str]) -> dict[str, Tensor]:
         """Read pictures by their digests, in one pass over the tars."""
         found: dict[str, Tensor] = {}
-        for sample in self._dataset.pictures():
+        for sample, _ in self._share.stream():
             if sample.sha256 in digests and sample.sha256 not in found:
                 found[sample.sha256] = read_pixels(sample.encoded, self._preprocess)
                 if len(found) == len(digests):
@@ -171,25 +166,18 @@ class SamplePool:
 
         What is held when its turn comes is read, not given: the count of what was read tells where to go on.
         """
-        urls = self._dataset.urls
+        urls = self._share.urls
         for epoch in count(self._epoch):
             order = np.random.default_rng((self._seed, epoch)).permutation(len(urls))
-            shuffled = self._dataset.share([urls[i] for i in order])
-            stream = shuffled.pictures(shuffle=SHUFFLE_SAMPLES, seed=self._seed + epoch)
+            mixed = shuffle(SHUFFLE_SAMPLES, initial=SHUFFLE_SAMPLES, seed=self._seed + epoch)
+            stream = mixed(self._share.stream([urls[i] for i in order]))
             already = self._num_read if epoch == self._epoch else 0
             self._epoch, self._num_read = epoch, already
-            for sample, labels in islice(self._labelled(stream, Counter()), already, None):
+            for sample, labels in islice(stream, already, None):
                 self._num_read += 1
                 pixels = None if sample.sha256 in self._held else self._read(sample)
                 if pixels is not None:
                     yield sample.sha256, pixels, labels
-
-    def _labelled(self, stream: Iterator[Sample], unknown: Counter[str]) -> Iterator[tuple[Sample, Labels]]:
-        """Choose the pictures that teach a known label; count in `unknown` what is left out."""
-        for sample in stream:
-            labels = taught_labels(self._dataset.described[sample.sha256], self._taxonomy, unknown)
-            if labels:
-                yield sample, labels
 
     def _read(self, sample: Sample) -> Tensor | None:
         try:
@@ -197,14 +185,3 @@ class SamplePool:
         except BadSample:
             self._bad.add(sample.sha256)
             return None
-
-
-def training_tars(dataset: Dataset) -> tuple[str, ...]:
-    """Return the tars that hold pictures to learn from: a source may list its roles one after the other."""
-    listed = dataset.triplets.get("train")
-    if listed is not None:
-        wanted = set(listed.pictures)
-    else:
-        wanted = {d for d, uses in dataset.described.items() if any(use.role == "train" for use in uses)}
-    holding = {dataset.homes.get(digest) for digest in wanted}
-    return tuple(url for url in dataset.urls if url in holding or not dataset.homes)

@@ -23,6 +23,7 @@ from pipelines.training.learner import Clock, Learner, Patience
 from pipelines.validation import Validation, validate
 
 MODEL_FOLDER = "model"
+STATE_FILE = "state.pt"
 POST_EVERY_STEPS = 10
 
 
@@ -31,8 +32,10 @@ class WorkerTask:
     """What the driver gives every worker."""
 
     config: TrainConfig
-    dataset: Any
-    """Reference to the `Dataset`; each worker takes its share of the tars."""
+    pictures: Any
+    """Reference to the `TrainingPictures`; each worker takes its shares."""
+    listed: Any
+    """Reference to the `ListedTriplets`, or to None."""
     taxonomy: Taxonomy
     validation: Any
     """Reference to the `Validation`."""
@@ -80,7 +83,8 @@ class Worker:
         self.learner = Learner(
             task.config,
             task.taxonomy,
-            ray.get(task.dataset),
+            ray.get(task.pictures),
+            ray.get(task.listed),
             rank=self.rank,
             num_ranks=self.num_ranks,
             device=self.device,
@@ -91,6 +95,7 @@ class Worker:
         self._time_share = 0.0
         self._restore()
         self._told: set[str] = set()
+        self._tell_start()
         self._tell_notes()
 
     def is_done(self) -> bool:
@@ -110,12 +115,19 @@ class Worker:
         if self.is_done():
             self._tell_notes()
 
+    def _tell_start(self) -> None:
+        """Tell that work begins, and with how many where that is not what was asked, or where it goes on."""
+        if self.rank == 0 and (self.learner.step or self.num_ranks < self.task.config.num_workers):
+            self.task.board.note.remote(f"{self.num_ranks} workers go on from step {self.learner.step}")
+
     def _tell_notes(self) -> None:
-        """Tell what this rank leaves out, as far as it is news: a pool that flows meets more pictures."""
-        for note in self.learner.pool.notes():
-            if note not in self._told:
-                self._told.add(note)
-                self.task.board.note.remote(f"worker {self.rank}: {note}")
+        """Tell what is left out here, as far as it is news: a pool that flows meets more pictures."""
+        for share, batches in self.learner.shares.items():
+            for note in batches.pool.notes():
+                told = f"share {share}: {note}"
+                if told not in self._told:
+                    self._told.add(told)
+                    self.task.board.note.remote(told)
 
     def _watch_time(self) -> None:
         """Look how much of the time limit is used, by rank 0's clock: all stop together."""
@@ -123,29 +135,36 @@ class Worker:
             self._time_share = self._of_rank_0(self.clock.share(time.time()))
 
     def _validate_and_report(self, figures: dict[str, float]) -> None:
-        """Judge the model on rank 0, tell all ranks, and keep every rank's state."""
+        """Judge the model on rank 0, tell all ranks, and keep the state of everything."""
         score = self._of_rank_0(self._score() if self.rank == 0 else 0.0)
         self.patience.record(score)
-        learner, task = self.learner, self.task
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            state = {
-                **learner.state_dict(),
-                "patience": self.patience.state_dict(),
-                "clock": self.clock.state_dict(time.time()),
-            }
-            torch.save(state, folder / state_file(self.rank))
-            if self.rank == 0:
-                save_model(
-                    learner.model,
-                    task.taxonomy,
-                    task.config.preprocess,
-                    folder / MODEL_FOLDER,
-                    extra={"run": task.run, "step": learner.step, "seed": task.config.optimisation.seed},
-                )
-            metrics = {**figures, VALIDATION: score, "step": learner.step}
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            self._write_state(Path(name))
+            metrics = {**figures, VALIDATION: score, "step": self.learner.step}
+            # It counts once all ranks have stored their files: a half of it is never gone on from.
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(name))
         self._post({**figures, VALIDATION: score})
+
+    def _write_state(self, folder: Path) -> None:
+        """Write this rank's shares; rank 0 adds what is the same for all, and the model."""
+        learner, task = self.learner, self.task
+        for share, batches in learner.shares.items():
+            torch.save(batches.state_dict(), folder / share_file(share))
+        if self.rank:
+            return
+        state = {
+            "trainer": learner.trainer.state_dict(),
+            "patience": self.patience.state_dict(),
+            "clock": self.clock.state_dict(time.time()),
+        }
+        torch.save(state, folder / STATE_FILE)
+        save_model(
+            learner.model,
+            task.taxonomy,
+            task.config.preprocess,
+            folder / MODEL_FOLDER,
+            extra={"run": task.run, "step": learner.step, "seed": task.config.optimisation.seed},
+        )
 
     def _score(self) -> float:
         validation: Validation = ray.get(self.task.validation)
@@ -162,6 +181,8 @@ class Worker:
     def _post(self, figures: dict[str, float]) -> None:
         """Tell the driver where rank 0 is."""
         if self.rank == 0:
+            if VALIDATION in figures:
+                self.task.board.keep.remote()
             learner = self.learner
             work = {"waited_s": learner.waited_s, "worked_s": learner.worked_s, "images": learner.num_images}
             self.task.board.post.remote(
@@ -169,23 +190,28 @@ class Worker:
             )
 
     def _restore(self) -> None:
+        """Go on from the checkpoint, with whichever shares are this rank's now."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return
         with checkpoint.as_directory() as name:
-            own = Path(name) / state_file(self.rank)
-            # A worker that was not there before takes the model from rank 0 and its own fresh draws.
-            path = own if own.exists() else Path(name) / state_file(0)
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        self.learner.load_state_dict(state, is_own=own == path)
+            state = _loaded(Path(name) / STATE_FILE)
+            for share, batches in self.learner.shares.items():
+                batches.load_state_dict(_loaded(Path(name) / share_file(share)))
+        self.learner.trainer.load_state_dict(state["trainer"])
         self.patience.load_state_dict(state["patience"])
         self.clock.load_state_dict(state["clock"])
         self._watch_time()  # nothing is left to do where an earlier attempt used all of it
 
 
-def state_file(rank: int) -> str:
-    """Return the name of a rank's state in a checkpoint."""
-    return f"state-{rank}.pt"
+def share_file(share: int) -> str:
+    """Return the name of a share's state in a checkpoint."""
+    return f"share-{share}.pt"
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
 
 
 def _distributed(module: nn.Module) -> nn.Module:

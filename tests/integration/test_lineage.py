@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made_up_snapshots import Shop
 from PIL import Image
+from stored_bytes import overwrite
 
 from pipelines.errors import CorruptShard
 from pipelines.history import read_history
@@ -49,9 +50,7 @@ def test_a_lake_is_read_back_and_rolled_back(lake_url: str, tmp_path: Path) -> N
     shop.damage(changed)
     assert sorted(damage.name for damage in find_damage(lake, two)) == sorted([gone, changed])
 
-    lost = tmp_path / "half-a-pointer"
-    lost.write_bytes(b"{")
-    lake.store.replace(lost, CURRENT)
+    overwrite(lake, CURRENT, b"{")
     with pytest.raises(CorruptShard, match=CURRENT):
         read_pointer(lake)
     assert roll_back(lake, "one").replaced is None

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from made_up_datasets import make_asen, make_zappos50k
+from ray.train.v2.api.exceptions import WorkerGroupError
 from tensorboardX.proto.event_pb2 import Event
 
 from agman.checkpoint import load_model
@@ -18,15 +20,20 @@ from agman.taxonomy import FASHIONAI
 from agman.trainer import TrainerConfig
 from agman.transforms import Preprocess
 from pipelines.dataset import Dataset
+from pipelines.errors import WorkersLost
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
+from pipelines.storage.objects import ObjectStore
 from pipelines.telemetry import Run
+from pipelines.training.board import open_board
 from pipelines.training.config import TrainConfig
 from pipelines.training.driver import train
+from pipelines.training.fit import fit
 from pipelines.training.learner import Learner
+from pipelines.training.pictures import training_pictures
 
 pytestmark = pytest.mark.integration
 
@@ -57,15 +64,20 @@ def run_of(asked: TrainConfig) -> Run:
 
 
 def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
-    """Return rank 0's states that are kept, by step."""
-    return {state["trainer"]["step"]: state for state in kept(asked, "state-0.pt")}
-
-
-def kept(asked: TrainConfig, file: str) -> list[dict[str, Any]]:
-    """Return the states of that name in all checkpoints that are kept."""
+    """Return the states that are kept, by step, with those of their shares."""
     store = Lake(asked.lake).store
-    names = [name for name in store.list_names("runs") if name.endswith(f"/{file}")]
-    return [torch.load(BytesIO(store.read(name).body), weights_only=True) for name in names]
+    found = {}
+    left = [name for name in store.list_names("runs") if name.endswith(".pt")]
+    for name in (name for name in left if name.endswith("/state.pt")):
+        state = load(store, name)
+        folder = name.removesuffix("state.pt")
+        state["shares"] = [load(store, share) for share in left if share.startswith(f"{folder}share-")]
+        found[state["trainer"]["step"]] = state
+    return found
+
+
+def load(store: ObjectStore, name: str) -> dict[str, Any]:
+    return torch.load(BytesIO(store.read(name).body), weights_only=True)
 
 
 def curves(asked: TrainConfig) -> dict[str, list[int]]:
@@ -91,7 +103,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
     asked = config(lake, "generated:num_images=120,seed=0,size=32")
     dataset = shard(asked)
     torch.set_num_threads(1)
-    unbroken = Learner(asked, FASHIONAI, dataset)
+    unbroken = Learner(asked, FASHIONAI, training_pictures(dataset, FASHIONAI))
     for _ in range(asked.steps):
         unbroken.learn()
 
@@ -105,14 +117,15 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
     run = run_of(asked)
     train(asked, dataset, FASHIONAI, run)
 
-    found, expected = states(asked)[4], unbroken.state_dict()
-    assert set(found["trainer"]["module"]) == set(expected["trainer"]["module"])
-    for name, tensor in expected["trainer"]["module"].items():
+    found, expected = states(asked)[4], unbroken.trainer.state_dict()
+    assert set(found["trainer"]["module"]) == set(expected["module"])
+    for name, tensor in expected["module"].items():
         assert torch.equal(tensor, found["trainer"]["module"][name]), name
-    for key, moments in expected["trainer"]["optimizer"]["state"].items():
+    for key, moments in expected["optimizer"]["state"].items():
         for name, tensor in moments.items():
             assert torch.equal(tensor, found["trainer"]["optimizer"]["state"][key][name]), name
-    assert torch.equal(expected["generator"], found["generator"])
+    (share,) = found["shares"]
+    assert torch.equal(unbroken.shares[0].state_dict()["generator"], share["generator"])
     assert curves(asked)["valid/score"] == [1, 2, 4]
     assert {"train/loss", "train/type", "work/images_per_s"} <= set(curves(asked))
     (stage,) = (stage for stage in run.stages if stage.name == "train")
@@ -123,7 +136,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
 def test_all_ranks_stop_when_validation_stops_improving(
     lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A baseline on multi-label pictures, two workers: nothing waits for a gradient that never comes."""
+    """A baseline on multi-label pictures, three shares on the two CPUs: nothing waits for a gradient."""
     make_asen(tmp_path / "data", "DeepFashion", train_per_value=4)
     asked = config(lake, f"deepfashion:{tmp_path / 'data' / 'DeepFashion'}", steps=30)
     asked = replace(
@@ -131,7 +144,8 @@ def test_all_ranks_stop_when_validation_stops_improving(
         network=replace(asked.network, head="csn"),
         optimisation=replace(asked.optimisation, classification=False, schedule="constant"),
         shards=ShardOptions(images_per_shard=30),
-        num_workers=2,
+        num_workers=3,
+        min_workers=2,
         validate_every=1,
         patience=1,
     )
@@ -144,12 +158,43 @@ def test_all_ranks_stop_when_validation_stops_improving(
     assert len(validated) < 30
     assert "train/type" not in curves(asked)
     said = capsys.readouterr().out
+    assert "2 workers, not 3: each step still learns from 3 batches" in said
     assert f"stopped after step {trained.step + 1} of 30: no improvement in 1 validations" in said
     with fetch_model(lake, trained.model) as folder:
         assert load_model(folder).taxonomy == dataset.taxonomy
 
     assert train(asked, dataset, dataset.taxonomy, run_of(asked)) == trained
     assert "nothing was left to do" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_losses_are_made_good_as_long_as_there_are_new_checkpoints() -> None:
+    board = open_board()
+    lost = WorkerGroupError("a node is gone", {0: RuntimeError("killed")})
+
+    class Spot:
+        """Machines that are lost three times, each time after a checkpoint, or before there is one."""
+
+        num_fits = 0
+
+        def __init__(self, num_good: int) -> None:
+            self.num_good = num_good
+
+        def fit(self) -> str:
+            self.num_fits += 1
+            if self.num_fits > 3 and self.num_good:
+                return "trained"
+            if self.num_fits <= self.num_good:
+                ray.get(board.keep.remote())
+            raise lost
+
+    spot = Spot(3)
+    assert fit(lambda: spot, board) == "trained"
+    assert spot.num_fits == 4
+    hopeless = Spot(0)
+    with pytest.raises(WorkersLost, match="training: workers failed 4 times without a new checkpoint"):
+        fit(lambda: hopeless, board)
+    assert hopeless.num_fits == 1
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -173,6 +218,4 @@ def test_listed_triplets_are_learned_by_two_workers(lake: Lake, tmp_path: Path) 
     trained = train(asked, dataset, dataset.taxonomy, run_of(asked))
     assert 0 < trained.validation <= 1
     assert len(dataset.urls) == 1  # both workers read the one tar
-    by_rank = [kept(asked, f"state-{rank}.pt") for rank in (0, 1)]
-    assert all(by_rank), "both workers keep their state"
-    assert 8 in {state["pool"]["num_drawn"] for states in by_rank for state in states}
+    assert [share["pool"]["num_drawn"] for share in states(asked)[4]["shares"]] == [8, 8]

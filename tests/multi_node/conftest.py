@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-JOB_S = 60.0
+JOB_S = 180.0
 STORE_BYTES = 100 << 20
 # A dead node is known after three checks of 1.5 s: one that nobody answers lasts as long as its timeout.
 HEALTH = {

@@ -1,14 +1,17 @@
 import io
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed
+import torch.multiprocessing
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import CONFIG, gradients, learn_as, make_step
 
 from agman.errors import CheckpointMismatch, InvalidInput
 from agman.losses import batch_triplet_loss, triplet_loss
@@ -184,6 +187,34 @@ def test_distributed_wrapper_steps_alike_and_leaves_no_prefix() -> None:
     assert set(state["module"]) == set(plain.weights())
     assert {name.split(".")[0] for name in state["module"]} == {"model", "weighting"}
     plain.trainer.load_state_dict(state)
+
+
+def test_ranks_with_unequal_numbers_of_batches_learn_from_all_alike(tmp_path: Path) -> None:
+    """Three batches, two of them on one rank: were both to talk to the others, all would wait for ever."""
+    batches = [
+        Run(CONFIG)
+        .batch()
+        ._replace(images=torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(n)))
+        for n in range(3)
+    ]
+    spawn = torch.multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=learn_as, args=(rank, 2, batches, 2, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    alone = Trainer(make_step(), CONFIG, total_steps=20)
+    for _ in range(2):
+        figures = alone.step(*batches, weight=1 / 3)
+    for rank in ranks:
+        rank.join(240)
+        assert rank.exitcode == 0
+    assert figures["loss"] == pytest.approx(
+        np.mean([alone.step(batch)["loss"] for batch in batches]), rel=1e-5
+    )
+    alone.step(*batches, weight=1 / 3)
+    for number in range(2):
+        found = torch.load(tmp_path / f"{number}.pt")
+        for tensor, expected in zip(found, gradients(alone), strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_paper_step_equals_three_passes() -> None:

@@ -46,6 +46,8 @@ class Shop:
     folder: Path
     bad: dict[str, str] = field(default_factory=dict)
     """uri -> kind."""
+    forbidden: dict[str, str] = field(default_factory=dict)
+    """uri -> why it is not allowed."""
     content: dict[str, str] = field(default_factory=dict)
     """uri -> what is in it beside the token; the uri itself where it is not here."""
     unembeddable: frozenset[str] = frozenset()
@@ -74,7 +76,8 @@ class Shop:
         work = self.folder / f"night-{self.night}"
         work.mkdir()
         catalog = Catalog(work)
-        catalog.read_source(Rows(rows, price))
+        catalog.read_source(Rows(rows, price), lambda uri: self.forbidden.get(uri, ""))
+        self.said = catalog.refusals()
         last = self.folder / f"night-{self.night - 1}"
         known = (last / "catalog.parquet", last / "quarantine.parquet") if self.night > 1 else (None, None)
         catalog.read_previous(*known)
@@ -131,7 +134,8 @@ class Shop:
             good = [each for each in digests if each not in self.unembeddable]
             parts.append((f"part-{self.night}-{shard}", good))
             self.embedded += good
-        catalog.add_parts([part for part in parts if part[1]], refused)
+        catalog.add_parts([part for part in parts if part[1]])
+        catalog.refuse_pictures(refused)
 
 
 @pytest.fixture
@@ -539,6 +543,37 @@ night_rows = st.lists(
     max_size=9,
 )
 broken = st.dictionaries(st.sampled_from(["u1", "u2"]), st.sampled_from(["truncated", "unavailable"]))
+
+
+def test_a_uri_that_is_not_allowed_is_refused_for_tonight_alone(shop: Shop) -> None:
+    rows = [("a", "/in/a", "1"), ("b", "/out/b", "1"), ("c", "/out/c", "1"), ("c", "/in/z", "1")]
+    shop.forbidden = {"/out/b": "not here", "/out/c": "not here either"}
+    shop.run(rows)
+    assert shop.fetched == ["a", "c"]
+    assert shop.catalog()["c"]["uri"] == "/in/z"  # of two, the one that may be read
+    found = {(row["key"], row["stage"], row["kind"], row["message"]) for row in shop.quarantine()}
+    assert ("b", "source", "uri_not_allowed", "not here") in found
+    assert shop.difference.input == len(shop.catalog()) + len(shop.quarantine()) == 4
+    assert shop.said == ["1 records have a uri that is not allowed: not here"]
+    shop.forbidden = {}
+    shop.run(rows[:2])
+    assert (shop.fetched, shop.quarantine(), shop.said) == (["b"], [], [])
+    shop.forbidden = {"/out/b": "no more"}
+    shop.run(rows[:2])
+    assert (shop.fetched, list(shop.catalog())) == ([], ["a"])
+
+
+def test_the_quarantine_holds_no_secret_and_knows_the_record_all_the_same(shop: Shop) -> None:
+    uri = "https://user:word@shop.example/a?signature=secret"
+    shop.bad = {uri: "truncated"}
+    shop.run([("a", uri, "1")])
+    (row,) = shop.quarantine()
+    assert row["uri"].startswith("https://…@shop.example/a?…")
+    assert "secret" not in str(row)
+    shop.run([("a", uri, "1")])
+    assert (shop.fetched, shop.quarantine()[0]["attempts"]) == ([], 1)
+    shop.run([("a", uri.replace("secret", "fresh"), "1")])
+    assert shop.fetched == ["a"]
 
 
 @given(st.lists(st.tuples(night_rows, broken), min_size=2, max_size=3))

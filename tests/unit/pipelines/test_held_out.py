@@ -187,7 +187,7 @@ def test_a_picture_is_read_from_its_home_and_tars_of_others_stay_closed() -> Non
     assert held_out.pictures == ("p1", "p2")
     positions = {url: found.tolist() for url, found in by_tar(told, held_out.pictures).items()}
     assert positions == {"a.tar": [1], "c.tar": [0]}
-    assert list(by_tar(told.share(["b.tar", "c.tar"]), held_out.pictures)) == ["c.tar"]
+    assert list(by_tar(replace(told, urls=("b.tar", "c.tar")), held_out.pictures)) == ["c.tar"]
     homeless = by_tar(replace(told, homes={}), held_out.pictures)
     assert {url: found.tolist() for url, found in homeless.items()} == {key: [0, 1] for key in told.urls}
 

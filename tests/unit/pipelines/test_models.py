@@ -1,9 +1,14 @@
 """Evaluations beside a model: which are kept, and which one a report shows."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from agman.checkpoint import load_model
+from agman.errors import CheckpointMismatch
 from pipelines.lake import Lake, to_json
-from pipelines.models import read_metrics, store_metrics
+from pipelines.models import fetch_model, import_model, publish_model, read_metrics, store_metrics
 
 
 def scores(dataset: str, split: str, score: float = 0.5) -> dict[str, Any]:
@@ -30,3 +35,17 @@ def test_an_evaluation_of_before_splits_were_kept_apart_is_read(lake: Lake) -> N
     store_metrics(lake, "m", scores("shop", "valid"))
     assert read_metrics(lake, "m", "shop") == old
     assert read_metrics(lake, "m", "fashionai") == old
+
+
+def test_a_model_in_the_place_of_another_is_refused(
+    lake: Lake, tiny_model: Path, other_taxonomy_model: Path
+) -> None:
+    model = import_model(lake, tiny_model)
+    with fetch_model(lake, model) as folder:
+        assert load_model(folder).digest.startswith(model)
+    publish_model(lake, other_taxonomy_model, "0123456789abcdef")
+    with (
+        pytest.raises(CheckpointMismatch, match="another one was put in its place"),
+        fetch_model(lake, "0123"),
+    ):
+        pass

@@ -78,3 +78,27 @@ def test_a_unit_without_files_is_done_by_its_receipt(lake: Lake) -> None:
     empty = Receipt(unit="0123", files=())
     lake.store.put_if_absent(NAME, to_json(empty.to_json()))
     assert valid_receipt(lake, UNIT) == empty
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "shards/../CURRENT.json",
+        "pipe:cat /etc/passwd",
+        "CURRENT.json",
+        "a" * 300,
+    ],
+)
+def test_a_receipt_that_lists_what_is_not_its_own_proves_nothing_and_deletes_nothing(
+    lake: Lake, name: str
+) -> None:
+    lake.store.put_if_absent("CURRENT.json", b"{}")
+    unit = Unit(stage="shards/shop", name="0123")
+    entry = {"name": name, "num_bytes": 1, "sha256": "", "num_rows": None}
+    body = to_json({"unit": "0123", "files": [entry]})
+    lake.store.put_if_absent(receipt(unit.stage, unit.name), body)
+    assert valid_receipt(lake, unit) is None
+    assert lake.store.size("CURRENT.json") == 2
+    assert lake.store.size(receipt(unit.stage, unit.name)) is None

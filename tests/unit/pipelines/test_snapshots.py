@@ -26,6 +26,16 @@ from pipelines.storage.snapshots import (
 ENTRY = FileEntry("embeddings/x.parquet", 10, "0" * 64, 3)
 
 
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "pipe:cat x", "s3://other/x", "a\nb"])
+def test_a_manifest_that_names_what_is_not_in_the_lake_is_damaged(tmp_path: Path, name: str) -> None:
+    lake = Lake(str(tmp_path))
+    value = make("one").to_json()
+    value["groups"][0]["files"]["x"]["name"] = name
+    lake.store.put_if_absent(snapshot_file("one", "manifest.json"), json.dumps(value).encode())
+    with pytest.raises(CorruptShard, match="not a manifest"):
+        read_manifest(lake, "one")
+
+
 def make(snapshot: str, **changes: Any) -> Manifest:
     part = Part(name="p", shard="s", num_rows=3, files={"x": ENTRY})
     group = Group(name="g", kind="flat", parts=("p",), num_rows=3, ids=ENTRY, files={"x": ENTRY})

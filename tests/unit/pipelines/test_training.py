@@ -21,9 +21,10 @@ from agman.trainer import TrainerConfig
 from agman.transforms import Augmentation, Preprocess, read_pixels
 from pipelines.dataset import Dataset, Description, ListedTriplets
 from pipelines.training.config import TrainConfig
-from pipelines.training.learner import Clock, Learner, Patience
-from pipelines.training.listed import ListedPool, listed_places
-from pipelines.training.samples import SamplePool, training_tars
+from pipelines.training.learner import Clock, Learner, Patience, rank_shares
+from pipelines.training.listed import listed_places
+from pipelines.training.pictures import share_rows, training_pictures
+from pipelines.training.samples import SamplePool
 
 TAXONOMY = Taxonomy((Attribute("hue", ("red", "blue")), Attribute("tone", ("dark", "light", "grey"))))
 PREPROCESS = Preprocess(image_size=32)
@@ -59,18 +60,33 @@ def labels_of(number: int) -> dict[str, list[str]]:
 @pytest.fixture
 def dataset(tmp_path: Path, picture: Callable[..., bytes]) -> Dataset:
     """Three tars of six pictures; one picture is for validation, one has unknown labels, one two uses."""
-    urls, described = [], {}
+    urls, described, homes = [], {}, {}
     for tar in range(NUM_TARS):
         numbers = range(tar * PER_TAR, (tar + 1) * PER_TAR)
         urls.append(str(tmp_path / f"{tar}.tar"))
         digests = pack(Path(urls[-1]), [picture(number) for number in numbers])
         for number, digest in zip(numbers, digests, strict=True):
+            homes[digest] = urls[-1]
             described[digest] = (Description("valid" if number == 7 else "train", labels_of(number)),)
             if number == 8:
                 described[digest] = (Description("train", {"hue": ["red", "pink"], "shape": ["round"]}),)
             if number == 9:  # listed under each of its attributes
                 described[digest] = tuple(Description("train", {a: v}) for a, v in BOTH.items())
-    return Dataset("shop", tuple(urls), described)
+    return Dataset("shop", tuple(urls), described, homes=homes)
+
+
+def open_learner(asked: TrainConfig, dataset: Dataset, *, rank: int = 0, num_ranks: int = 1) -> Learner:
+    listed = dataset.triplets.get("train")
+    return Learner(
+        asked, TAXONOMY, training_pictures(dataset, TAXONOMY), listed, rank=rank, num_ranks=num_ranks
+    )
+
+
+def sample_pool(
+    dataset: Dataset, taxonomy: Taxonomy = TAXONOMY, *, capacity: int, seed: int = 0
+) -> SamplePool:
+    share = training_pictures(dataset, taxonomy).share(0, 1)
+    return SamplePool(share, taxonomy, PREPROCESS, capacity=capacity, seed=seed)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -78,9 +94,22 @@ def config(**changes: Any) -> TrainConfig:
     base = TrainConfig(
         lake="", source="", network=ModelConfig(trunk="resnet18", embedding_dim=16), preprocess=PREPROCESS,
         augmentation=Augmentation(max_shift=0.1), optimisation=optimisation, triplets_per_step=2, steps=8,
+        num_workers=1,
     )  # fmt: skip
     sampling = changes.pop("sampling", "paper")
     return replace(base, optimisation=replace(base.optimisation, sampling=sampling), **changes)
+
+
+def listed_config(seed: int = 0, **changes: Any) -> TrainConfig:
+    asked = config(**changes)
+    return replace(asked, optimisation=replace(asked.optimisation, classification=False, seed=seed))
+
+
+def in_tars(dataset: Dataset, number: int) -> Dataset:
+    """Return what lies in the first of its tars."""
+    urls = dataset.urls[:number]
+    described = {digest: uses for digest, uses in dataset.described.items() if dataset.homes[digest] in urls}
+    return replace(dataset, urls=urls, described=described)
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +117,17 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     torch.save(state, stream)
     stream.seek(0)
     return torch.load(stream, weights_only=True)
+
+
+def state_of(learner: Learner) -> dict[str, Any]:
+    shares = {number: share.state_dict() for number, share in learner.shares.items()}
+    return {"trainer": learner.trainer.state_dict(), "shares": shares}
+
+
+def go_on(learner: Learner, state: dict[str, Any]) -> None:
+    learner.trainer.load_state_dict(state["trainer"])
+    for number, share in learner.shares.items():
+        share.load_state_dict(state["shares"][number])
 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
@@ -100,21 +140,21 @@ def test_a_resumed_learner_equals_the_unbroken_one_bitwise(
 ) -> None:
     """With a pool that holds everything, and with one that pictures flow through, over several epochs."""
     asked = config(sampling=sampling, buffer_samples=capacity, triplets_per_step=6)
-    unbroken = Learner(asked, TAXONOMY, dataset)
+    unbroken = open_learner(asked, dataset)
     for _ in range(4):
         unbroken.learn()
-    state = through_a_file(unbroken.state_dict())
+    state = through_a_file(state_of(unbroken))
     expected = [unbroken.learn()["loss"] for _ in range(2)]
-    resumed = Learner(asked, TAXONOMY, dataset)
+    resumed = open_learner(asked, dataset)
     resumed.learn()
-    resumed.load_state_dict(state)
+    go_on(resumed, state)
     assert [resumed.learn()["loss"] for _ in range(2)] == expected
     again = weights(resumed)
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights(unbroken).items())
 
 
 def test_a_pool_flows_through_every_picture(dataset: Dataset) -> None:
-    pool = SamplePool(dataset, TAXONOMY, PREPROCESS, capacity=5, seed=0)
+    pool = sample_pool(dataset, capacity=5)
     num_pictures = NUM_TARS * PER_TAR - 1
     held_in: list[set[str]] = [set() for _ in range(4)]
     while (flow := pool.state_dict()["flow"])["epoch"] < 4:
@@ -125,11 +165,13 @@ def test_a_pool_flows_through_every_picture(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("capacity", [2, 5, 12, NUM_TARS * PER_TAR - 2, NUM_TARS * PER_TAR - 1, 100])
-def test_a_pool_holds_every_picture_once_with_all_that_it_shows(dataset: Dataset, capacity: int) -> None:
+def test_a_pool_holds_every_picture_once_with_all_that_it_shows(
+    dataset: Dataset, picture: Callable[..., bytes], capacity: int
+) -> None:
     """Two slots of one picture would make it its own positive; resumed anywhere it flows on alike."""
     (twice,) = (digest for digest, uses in dataset.described.items() if len(uses) == 2)
-    again = replace(dataset, urls=(*dataset.urls, dataset.urls[0]))  # and one tar's pictures lie in two
-    pools = [SamplePool(again, TAXONOMY, PREPROCESS, capacity=capacity, seed=1) for _ in range(2)]
+    pack(Path(dataset.urls[0]), [picture(number) for number in (*range(PER_TAR), 0)])  # and one lies twice
+    pools = [sample_pool(dataset, capacity=capacity, seed=1) for _ in range(2)]
     whole, resumed = pools
     for _ in range(8):
         digests = whole.state_dict()["flow"]["digests"]
@@ -143,11 +185,11 @@ def test_a_pool_holds_every_picture_once_with_all_that_it_shows(dataset: Dataset
 
 
 def test_a_flowing_pool_goes_on_without_reading_what_flowed_by(dataset: Dataset) -> None:
-    whole = SamplePool(dataset, TAXONOMY, PREPROCESS, capacity=5, seed=0)
+    whole = sample_pool(dataset, capacity=5)
     whole.refresh(200)
     state = through_a_file(whole.state_dict())
     state["flow"]["num_replaced"] += 5 * 10**9  # whole rounds: who replays them all never ends
-    resumed = SamplePool(dataset, TAXONOMY, PREPROCESS, capacity=5, seed=0)
+    resumed = sample_pool(dataset, capacity=5)
     resumed.load_state_dict(state)
     for pool in (whole, resumed):
         pool.refresh(23)
@@ -156,33 +198,31 @@ def test_a_flowing_pool_goes_on_without_reading_what_flowed_by(dataset: Dataset)
     assert whole.labels(slots) == resumed.labels(slots)
     assert whole.draw(40).negative.tolist() == resumed.draw(40).negative.tolist()
     with pytest.raises(CheckpointMismatch, match="the tars have"):
-        SamplePool(dataset.share(dataset.urls[:1]), TAXONOMY, PREPROCESS, capacity=5, seed=0).load_state_dict(
-            state
-        )
+        sample_pool(in_tars(dataset, 1), capacity=5).load_state_dict(state)
 
 
 def test_what_is_left_out_is_told(dataset: Dataset) -> None:
     broken = Path(dataset.urls[0]).parent / "broken.tar"
     (digest,) = pack(broken, [b"no picture"])
     described = {**dataset.described, digest: (Description("train", {"hue": ["red"]}),)}
-    more = replace(dataset, urls=(*dataset.urls, str(broken)), described=described)
+    homes = {**dataset.homes, digest: str(broken)}
+    more = replace(dataset, urls=(*dataset.urls, str(broken)), described=described, homes=homes)
     taxonomy = Taxonomy((*TAXONOMY.attributes, Attribute("shape", ("square", "round"))))
-    said = SamplePool(more, taxonomy, PREPROCESS, capacity=100, seed=0).notes()
-    assert said == [
+    assert training_pictures(more, taxonomy).unknown == {"hue=pink": 1}
+    assert sample_pool(more, taxonomy, capacity=100).notes() == [
         "left out of the draws: shape=round: only one picture shows it, so it has no positive (1 pictures)",
-        "labels that the taxonomy does not know, left out: hue=pink (1)",
         "pictures that cannot be decoded, left out: 1",
     ]
-    with pytest.raises(InvalidInput, match="expected pictures of role train labelled with shape, found none"):
-        SamplePool(
-            dataset.share([str(broken)]), Taxonomy(taxonomy.attributes[2:]), PREPROCESS, capacity=9, seed=0
-        )
+    alone = replace(more, described={digest: described[digest]})
+    with pytest.raises(InvalidInput, match="1 pictures of a worker in 1 shards: expected one that can be"):
+        sample_pool(alone, capacity=9)
+    assert len(training_pictures(dataset, Taxonomy((Attribute("sleeve", ("long", "short")),)))) == 0
 
 
 def test_each_picture_is_embedded_once_under_each_of_its_attributes(dataset: Dataset) -> None:
-    learner = Learner(config(sampling="batch"), TAXONOMY, dataset)
-    batch = learner.batch()
-    slots = [learner.pool.labels(np.arange(len(learner.pool)))]  # all pictures, in slot order
+    (share,) = open_learner(config(sampling="batch"), dataset).shares.values()
+    batch = share.batch()
+    slots = [share.pool.labels(np.arange(len(share.pool)))]  # all pictures, in slot order
     pairs = list(zip(batch.image_index.tolist(), batch.attribute.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
     assert batch.triplets is None
@@ -194,53 +234,104 @@ def test_each_picture_is_embedded_once_under_each_of_its_attributes(dataset: Dat
         assert {(a, v) for i, a, v in shown if i == image} in every
 
 
-def test_ranks_start_alike_and_draw_apart(dataset: Dataset) -> None:
-    first, second = (Learner(config(), TAXONOMY, dataset, rank=rank, num_ranks=2) for rank in (0, 1))
+@settings(deadline=None)
+@given(num_pictures=st.integers(0, 99), num_shares=st.integers(1, 12), num_ranks=st.integers(1, 12))
+def test_ranks_have_every_picture_once(num_pictures: int, num_shares: int, num_ranks: int) -> None:
+    num_ranks = min(num_ranks, num_shares)
+    ranks = [list(rank_shares(rank, num_ranks, num_shares)) for rank in range(num_ranks)]
+    rows = [list(share_rows(num_pictures, share, num_shares)) for shares in ranks for share in shares]
+    assert sorted(row for share in rows for row in share) == list(range(num_pictures))
+    sizes = [len(share) for share in rows]
+    assert max(sizes) - min(sizes) <= 1
+    counts = [len(shares) for shares in ranks]
+    assert counts[0] == max(counts) <= min(counts) + 1
+
+
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 7, 17])
+def test_shares_of_uneven_tars_stream_every_picture_once(dataset: Dataset, num_shares: int) -> None:
+    """Also where there are more shares than tars, or as many as pictures."""
+    pictures = training_pictures(dataset, TAXONOMY)
+    taught = {digest for digest, uses in dataset.described.items() if uses[0].role == "train"}
+    shares = [pictures.share(number, num_shares) for number in range(num_shares)]
+    streamed = [[(sample.sha256, labels) for sample, labels in share.stream()] for share in shares]
+    assert [len(found) for found in streamed] == [len(share) for share in shares]
+    assert sorted(digest for found in streamed for digest, _ in found) == sorted(taught)
+    assert sum(len(share.urls) for share in shares) <= NUM_TARS + num_shares
+    (twice,) = (digest for digest, uses in dataset.described.items() if len(uses) == 2)
+    assert dict(pair for found in streamed for pair in found)[twice] == {0: [1], 1: [0]}
+
+
+def test_a_share_does_not_depend_on_where_the_lake_is(dataset: Dataset, tmp_path: Path) -> None:
+    elsewhere = {url: str(tmp_path / "elsewhere" / Path(url).name) for url in dataset.urls}
+    moved = replace(
+        dataset,
+        urls=tuple(sorted(elsewhere.values(), reverse=True)),
+        homes={digest: elsewhere[url] for digest, url in dataset.homes.items()},
+    )
+    assert training_pictures(moved, TAXONOMY).table.equals(training_pictures(dataset, TAXONOMY).table)
+
+
+def test_a_picture_of_two_tars_is_read_from_its_home(dataset: Dataset, picture: Callable[..., bytes]) -> None:
+    pack(Path(dataset.urls[0]), [picture(number) for number in (*range(PER_TAR), PER_TAR)])
+    found = [sample for sample, _ in training_pictures(dataset, TAXONOMY).share(0, 1).stream()]
+    assert len({sample.sha256 for sample in found}) == len(found) == NUM_TARS * PER_TAR - 1
+    assert all(sample.url == dataset.homes[sample.sha256] for sample in found)
+
+
+def test_shares_start_alike_and_draw_apart(dataset: Dataset) -> None:
+    first, second = (open_learner(config(num_workers=2), dataset, rank=rank, num_ranks=2) for rank in (0, 1))
     other = weights(second)
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(first).items())
-    assert len(first.pool) + len(second.pool) == NUM_TARS * PER_TAR - 1
-    state = first.state_dict()
-    drawn = second.pool.state_dict()
-    second.load_state_dict(state, is_own=False)
-    assert second.pool.state_dict()["flow"] == drawn["flow"]
+    assert [list(learner.shares) for learner in (first, second)] == [[0], [1]]
+    assert len(first.shares[0].pool) + len(second.shares[1].pool) == NUM_TARS * PER_TAR - 1
+    drawn = [learner.shares[share].state_dict()["generator"] for share, learner in enumerate((first, second))]
+    assert not torch.equal(*drawn)
 
 
-def test_ranks_share_the_tars_to_learn_from(dataset: Dataset) -> None:
-    homes = {sample.sha256: url for url in dataset.urls for sample in dataset.share([url]).samples()}
-    described = {
-        digest: (replace(uses[0], role="query"),) if homes[digest] == dataset.urls[1] else uses
-        for digest, uses in dataset.described.items()
-    }
-    by_role = replace(dataset, described=described, homes=homes)
-    assert training_tars(by_role) == (dataset.urls[0], dataset.urls[2])
-    assert training_tars(dataset) == dataset.urls
-    pools = [Learner(config(), TAXONOMY, by_role, rank=rank, num_ranks=2).pool for rank in (0, 1)]
-    assert [len(pool) for pool in pools] == [PER_TAR, PER_TAR]
+@pytest.mark.parametrize("sampling", ["paper", "batch"])
+def test_fewer_workers_learn_the_same(dataset: Dataset, sampling: str) -> None:
+    """Three shares on one rank: the gradient is the mean of what three ranks would have."""
+    asked = config(num_workers=3, sampling=sampling)
+    asked = replace(asked, optimisation=replace(asked.optimisation, clip_norm=0))
+    one = open_learner(asked, dataset)
+    ranks = [open_learner(asked, dataset, rank=rank, num_ranks=3) for rank in range(3)]
+    for learner, share in zip(ranks, one.shares, strict=True):
+        go_on(learner, through_a_file(state_of(one)))
+        assert list(learner.shares) == [share]
+    for learner in (one, *ranks):  # so that the step leaves its gradients to look at
+        learner.trainer.optimizer.step = lambda: None  # type: ignore[method-assign]
+    figures = [learner.learn() for learner in (one, *ranks)]
+    assert figures[0]["loss"] == pytest.approx(np.mean([each["loss"] for each in figures[1:]]), rel=1e-5)
+    gradients = [[p.grad for p in learner.trainer.module.parameters()] for learner in (one, *ranks)]
+    assert one.num_images == sum(learner.num_images for learner in ranks)
+    for together, *apart in zip(*gradients, strict=True):
+        if together is not None:
+            torch.testing.assert_close(together, torch.stack(apart).mean(0), rtol=1e-3, atol=1e-5)
 
 
 @settings(deadline=None)
 @given(
     num_listed=st.integers(1, 30),
-    num_ranks=st.integers(1, 5),
+    num_shares=st.integers(1, 5),
     per_step=st.integers(1, 7),
     seed=st.integers(0, 99),
 )
-def test_ranks_take_every_listed_triplet_once_an_epoch(
-    num_listed: int, num_ranks: int, per_step: int, seed: int
+def test_shares_take_every_listed_triplet_once_an_epoch(
+    num_listed: int, num_shares: int, per_step: int, seed: int
 ) -> None:
     epochs = 3
-    num_steps = -(-epochs * num_listed // (per_step * num_ranks))
+    num_steps = -(-epochs * num_listed // (per_step * num_shares))
     drawn = np.stack(
         [
             np.concatenate(
                 [
                     listed_places(
-                        num_listed, step * per_step, per_step, rank=rank, num_ranks=num_ranks, seed=seed
+                        num_listed, step * per_step, per_step, share=share, num_shares=num_shares, seed=seed
                     )
                     for step in range(num_steps)
                 ]
             )
-            for rank in range(num_ranks)
+            for share in range(num_shares)
         ],
         axis=1,
     ).reshape(-1)
@@ -264,10 +355,8 @@ def listed(dataset: Dataset) -> Dataset:
 
 def test_listed_triplets_are_learned_as_they_are(listed: Dataset) -> None:
     triplets = listed.triplets["train"]
-    pools = [
-        ListedPool(listed, triplets, PREPROCESS, rank=rank, num_ranks=2, capacity=50, seed=3)
-        for rank in (0, 1)
-    ]
+    learner = open_learner(listed_config(num_workers=2, seed=3), listed)
+    pools = [share.pool for share in learner.shares.values()]
     assert pools[0].notes() == [
         "listed pictures that are in no shard: 1",
         "listed triplets that name such pictures, left out: 1",
@@ -281,7 +370,8 @@ def test_listed_triplets_are_learned_as_they_are(listed: Dataset) -> None:
     ]  # fmt: skip
     expected = list(zip(triplets.attribute.tolist(), map(tuple, triplets.rows.tolist()), strict=True))[:-1]
     assert sorted(found) == sorted(expected)
-    sample = next(each for each in listed.samples() if each.sha256 == triplets.pictures[4])
+    stream = training_pictures(listed, TAXONOMY).share(0, 1).stream()
+    sample = next(sample for sample, _ in stream if sample.sha256 == triplets.pictures[4])
     assert torch.equal(pools[1].pixels(np.array([4]))[0], read_pixels(sample.encoded, PREPROCESS))
 
 
@@ -295,8 +385,11 @@ def test_broken_listed_pictures_are_told_apart_from_missing_ones(listed: Dataset
         listed,
         urls=(*listed.urls, str(broken)),
         described={**listed.described, digest: (Description("train", {}),)},
+        homes={**listed.homes, digest: str(broken)},
+        triplets={"train": more},
     )
-    assert ListedPool(dataset, more, PREPROCESS, rank=0, num_ranks=1, capacity=50, seed=3).notes() == [
+    (share,) = open_learner(listed_config(), dataset).shares.values()
+    assert share.pool.notes() == [
         "pictures that cannot be decoded, left out: 1",
         "listed pictures that are in no shard: 1",
         "listed triplets that name such pictures, left out: 2",
@@ -304,23 +397,22 @@ def test_broken_listed_pictures_are_told_apart_from_missing_ones(listed: Dataset
 
 
 def test_a_resumed_way_through_the_list_is_the_same(listed: Dataset) -> None:
-    asked = config(triplets_per_step=3)
-    asked = replace(asked, optimisation=replace(asked.optimisation, classification=False))
-    unbroken = Learner(asked, TAXONOMY, listed)
+    asked = listed_config(triplets_per_step=3)
+    unbroken = open_learner(asked, listed)
     unbroken.learn()
-    state = through_a_file(unbroken.state_dict())
+    state = through_a_file(state_of(unbroken))
     expected = unbroken.learn()
     assert "type" not in expected
-    resumed = Learner(asked, TAXONOMY, listed)
-    resumed.load_state_dict(state)
+    resumed = open_learner(asked, listed)
+    go_on(resumed, state)
     assert resumed.learn() == expected
 
 
 def test_listed_pictures_must_fit(listed: Dataset) -> None:
     with pytest.raises(InvalidInput, match="19 pictures: expected at most --buffer-samples 18"):
-        Learner(config(buffer_samples=18), TAXONOMY, listed)
+        open_learner(config(buffer_samples=18), listed)
     with pytest.raises(InvalidInput, match="found 0 of 19"):
-        Learner(config(), TAXONOMY, listed.share(()))
+        open_learner(listed_config(), replace(listed, homes={}))
 
 
 def test_patience_counts_validations_without_improvement() -> None:
@@ -356,7 +448,7 @@ def test_the_time_of_earlier_attempts_counts() -> None:
 
 
 def test_waiting_is_part_of_working(dataset: Dataset) -> None:
-    learner = Learner(config(), TAXONOMY, dataset)
+    learner = open_learner(config(), dataset)
     learner.learn()
     assert 0 < learner.waited_s < learner.worked_s
     assert 3 <= learner.num_images <= 6

@@ -9,7 +9,7 @@ import pytest
 from agman.errors import InvalidInput
 from agman.model import ModelConfig
 from agman.taxonomy import Attribute, Taxonomy
-from pipelines.dataset import Dataset
+from pipelines.dataset import Dataset, Description
 from pipelines.training.board import Board
 from pipelines.training.config import TrainConfig
 from pipelines.training.driver import run_name
@@ -20,29 +20,55 @@ def config(**changes: Any) -> TrainConfig:
     return replace(TrainConfig(lake="", source="s"), **changes)
 
 
+FIXED, ELASTIC = 0, 1
+
+
 @pytest.mark.parametrize(
-    ("accelerator", "num_gpus", "placed"),
-    [("auto", 0, (3, False)), ("auto", 2, (2, True)), ("auto", 8, (3, True)), ("cpu", 8, (3, False)),
-     ("gpu", 1, (1, True))],
-)  # fmt: skip
-def test_gpus_are_used_where_there_are_any(accelerator: str, num_gpus: int, placed: tuple[int, bool]) -> None:
-    found = place(config(num_workers=3, accelerator=accelerator), Machines(4, num_gpus, False), None)
-    assert (found.num_workers, found.use_gpu) == placed
-    assert len(found.said) == found.use_gpu
-    if placed[0] < 3:
-        assert f"{num_gpus} GPUs found: {placed[0]} workers, not 3" in found.said[0]
+    ("accelerator", "num_gpus", "may_grow", "min_workers", "placed"),
+    [
+        ("auto", 0, False, FIXED, (3, 3, False)),
+        ("auto", 2, False, FIXED, (2, 2, True)),
+        ("auto", 8, False, FIXED, (3, 3, True)),
+        ("cpu", 8, False, FIXED, (3, 3, False)),
+        ("gpu", 1, False, FIXED, (1, 1, True)),
+        ("auto", 2, True, FIXED, (2, 2, True)),  # `auto` goes by what is there now
+        ("gpu", 0, True, FIXED, (3, 3, True)),  # a group of GPU nodes that is scaled to zero
+        ("gpu", 2, True, FIXED, (3, 3, True)),
+        ("gpu", 0, True, ELASTIC, (1, 3, True)),
+        ("auto", 2, True, ELASTIC, (1, 3, True)),
+        ("auto", 2, False, ELASTIC, (1, 2, True)),
+        ("cpu", 2, True, ELASTIC, (1, 3, False)),
+    ],
+)
+def test_gpus_are_used_where_there_are_any(
+    accelerator: str, num_gpus: int, may_grow: bool, min_workers: int, placed: tuple[int, int, bool]
+) -> None:
+    asked = config(num_workers=3, accelerator=accelerator, min_workers=min_workers)
+    found = place(asked, Machines(4, num_gpus, may_grow))
+    assert (found.min_workers, found.max_workers, found.use_gpu) == placed
+    said = " ".join(found.said)
+    assert (f"{num_gpus} GPUs found" in said) == found.use_gpu
+    assert ("each step still learns from 3 batches" in said) == (found.max_workers < 3)
+    assert ("waiting for" in said) == (found.use_gpu and num_gpus < found.max_workers)
 
 
 def test_what_can_never_be_placed_is_refused() -> None:
     with pytest.raises(InvalidInput, match="accelerator gpu: expected a GPU, found none"):
-        place(config(accelerator="gpu"), Machines(64, 0, True), None)
+        place(config(accelerator="gpu"), Machines(64, 0, False))
     large = config(num_workers=3, cpus_per_worker=2)
     with pytest.raises(InvalidInput, match="3 workers of 2 CPUs: expected to fit this machine, found 4 CPUs"):
-        place(large, Machines(4, 0, False), None)
-    assert place(large, Machines(4, 0, True), None).num_workers == 3, "a cluster may still grow"
-    few = place(large, Machines(4, 0, False), 2)
-    assert few.num_workers == 2
-    assert few.said == ("2 shards to learn from feed 2 workers, not 3",)
+        place(large, Machines(4, 0, False))
+    assert place(large, Machines(4, 0, True)).max_workers == 3, "a cluster may still grow"
+    fewer = place(replace(large, min_workers=1), Machines(4, 0, False))
+    assert (fewer.min_workers, fewer.max_workers) == (1, 2)
+    assert fewer.said == ("2 workers, not 3: each step still learns from 3 batches, so it takes longer",)
+    with pytest.raises(InvalidInput, match=r"2 workers of 2 CPUs and a GPU: .*found 8 CPUs and 1 GPUs"):
+        place(replace(large, min_workers=2), Machines(8, 1, False))
+
+
+def test_more_workers_at_least_than_at_most_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_workers: expected at most num_workers, 2, found 3"):
+        config(num_workers=2, min_workers=3)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +91,21 @@ def test_files_count_by_what_they_hold(tmp_path: Path) -> None:
     name = run_name(asked, dataset, red)
     assert name == run_name(replace(asked, taxonomy="auto", steps=7), dataset, red)
     assert name == run_name(replace(asked, network=ModelConfig(pretrained=str(same))), dataset, red)
+    assert name == run_name(replace(asked, min_workers=1), dataset, red), "a run goes on with fewer"
+    assert name != run_name(replace(asked, num_workers=3), dataset, red), "its steps are others"
     assert name != run_name(asked, dataset, blue)
+    labelled = replace(dataset, described={"a": (Description("train", {"hue": ["red"]}),)})
+    names = {
+        run_name(asked, replace(labelled, described=described), red)
+        for described in (
+            labelled.described,
+            {"a": (Description("valid", {"hue": ["red"]}),)},
+            {"a": (Description("train", {"hue": ["grey"]}),)},
+            {"b": labelled.described["a"]},
+            {},
+        )
+    }
+    assert len(names) == 5
     assert name != run_name(replace(asked, network=ModelConfig()), dataset, red)
     path.write_bytes(b"other weights")
     assert name != run_name(asked, dataset, red)

@@ -2,6 +2,7 @@ import http.server
 import os
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import fsspec
 import pytest
@@ -9,7 +10,20 @@ import pytest
 from agman.errors import BadSample
 from pipelines.errors import StorageUnavailable
 from pipelines.sources import FolderSource, TableSource, fetch
+from pipelines.sources.allowed import Allowed, allow, folder_place
 from pipelines.sources.tokens import ABSENT, version_token
+
+LOCAL = Allowed(folder_place("/"))
+
+
+def anywhere(uri: str) -> Allowed:
+    """Allow all that is not the web, and the server that this uri names."""
+    servers = [f"http://{urlsplit(uri).netloc.rpartition('@')[2]}"] if uri.startswith("http") else []
+    return allow((), ["/", "memory://", "generated:", *servers])
+
+
+def fetch_any(uri: str, **options) -> bytes:
+    return fetch(uri, anywhere(uri), **options)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -48,30 +62,30 @@ def server():
 
 def refused(uri: str, **options) -> str:
     with pytest.raises(BadSample) as caught:
-        fetch(uri, **options)
+        fetch_any(uri, **options)
     return caught.value.kind
 
 
 def test_reads_local_files(tmp_path):
     path = tmp_path / "a b%.jpg"
     path.write_bytes(b"abc")
-    assert fetch(str(path)) == b"abc"
-    assert fetch(f"file://{tmp_path}/a%20b%25.jpg") == b"abc"
+    assert fetch_any(str(path)) == b"abc"
+    assert fetch_any(f"file://{tmp_path}/a%20b%25.jpg") == b"abc"
     (tmp_path / "empty").touch()
-    assert fetch(str(tmp_path / "empty")) == b""
+    assert fetch_any(str(tmp_path / "empty")) == b""
 
 
 def test_reads_what_a_folder_lists(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"odd")
     (tmp_path / "b.jpg").write_bytes(b"even")
     (batch,) = FolderSource(tmp_path).batches()
-    assert [fetch(uri) for uri in batch["uri"].to_pylist()] == [b"even", b"odd"]
-    assert [version_token(uri) for uri in batch["uri"].to_pylist()] == batch["token"].to_pylist()
+    assert [fetch_any(uri) for uri in batch["uri"].to_pylist()] == [b"even", b"odd"]
+    assert [version_token(uri, LOCAL) for uri in batch["uri"].to_pylist()] == batch["token"].to_pylist()
 
 
 def test_says_what_is_wrong_with_a_local_file(tmp_path):
     for path in (tmp_path / "gone.jpg", tmp_path, tmp_path / ("x" * 300), "a\0b"):
-        assert version_token(str(path)) == ABSENT
+        assert version_token(str(path), LOCAL) == ABSENT
     assert refused(str(tmp_path / "gone.jpg")) == "missing"
     assert refused(str(tmp_path)) == "missing"
     assert refused(str(tmp_path / ("x" * 300))) == "missing"
@@ -92,7 +106,7 @@ def test_checks_the_size_before_reading(tmp_path):
         stream.truncate(2**40)  # a hole: reading it would need 1 TiB
     assert refused(str(path)) == "too_large"
     path.write_bytes(b"1234")
-    assert fetch(str(path), max_bytes=4) == b"1234"
+    assert fetch_any(str(path), max_bytes=4) == b"1234"
     assert refused(str(path), max_bytes=3) == "too_large"
 
 
@@ -110,8 +124,8 @@ def test_checks_the_size_before_reading(tmp_path):
 )
 def test_refuses_schemes_that_are_not_listed(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refused(uri) == "forbidden_uri"
-    assert version_token(uri) == ""
+    assert refused(uri) == "uri_not_allowed"
+    assert version_token(uri, LOCAL) == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,14 +136,14 @@ def test_never_follows_a_chain(tmp_path):
 
 def test_reads_remote_objects():
     fsspec.filesystem("memory").pipe("/fetch/a.jpg", b"abc")
-    assert fetch("memory://fetch/a.jpg") == b"abc"
+    assert fetch_any("memory://fetch/a.jpg") == b"abc"
     assert refused("memory://fetch/gone.jpg") == "missing"
     assert refused("memory://fetch/a.jpg", max_bytes=2) == "too_large"
 
 
 def test_reads_over_http(server):
-    assert fetch(f"{server}/bytes/5") == b"xxxxx"
-    assert fetch(f"{server}/stream/300000") == b"x" * 300000
+    assert fetch_any(f"{server}/bytes/5") == b"xxxxx"
+    assert fetch_any(f"{server}/stream/300000") == b"x" * 300000
     assert refused(f"{server}/bytes/5", max_bytes=4) == "too_large"
     assert refused(f"{server}/stream/300000", max_bytes=4) == "too_large"
 
@@ -145,31 +159,31 @@ def test_http_refusals_are_bad_samples(server, status, kind):
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_http_trouble_is_worth_another_try(server, status):
     with pytest.raises(StorageUnavailable, match=str(status)):
-        fetch(f"{server}/status/{status}")
+        fetch_any(f"{server}/status/{status}")
 
 
 def test_an_unreachable_server_is_worth_another_try(server):
     with pytest.raises(StorageUnavailable):
-        fetch("http://127.0.0.1:1/a.jpg")
+        fetch_any("http://127.0.0.1:1/a.jpg")
 
 
 def test_messages_hide_signatures():
     with pytest.raises(StorageUnavailable) as caught:
-        fetch("http://user:word@127.0.0.1:1/a.jpg?signature=secret")
+        fetch_any("http://user:word@127.0.0.1:1/a.jpg?signature=secret")
     assert "secret" not in str(caught.value)
     assert "word" not in str(caught.value)
 
 
 def test_draws_generated_pictures():
-    picture = fetch("generated:0/1/64/style-000001")
+    picture = fetch_any("generated:0/1/64/style-000001")
     assert picture[:2] == b"\xff\xd8"
-    assert picture == fetch("generated:0/1/64/style-000001")
-    assert picture != fetch("generated:0/0/64/style-000001")
+    assert picture == fetch_any("generated:0/1/64/style-000001")
+    assert picture != fetch_any("generated:0/0/64/style-000001")
     assert refused("generated:nonsense") == "missing"
-    assert version_token("generated:0/1/64/style-000001") == "v1"
+    assert version_token("generated:0/1/64/style-000001", anywhere("generated:")) == "v1"
 
 
 def test_a_server_tells_tokens(server, tmp_path):
     (tmp_path / "t.csv").write_text(f"key,uri\na,{server}/bytes/5\nb,{server}/status/404\n")
-    (batch,) = TableSource(str(tmp_path / "t.csv")).batches()
+    (batch,) = TableSource(str(tmp_path / "t.csv"), [server]).batches()
     assert batch["token"].to_pylist() == ["e7", ""]

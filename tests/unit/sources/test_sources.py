@@ -167,7 +167,7 @@ class TestTable:
         memory = fsspec.filesystem("memory")
         memory.pipe("/shop/lists/t.csv", b"key;uri;price\na;../p/a.jpg;1,5\nb;../p/gone.jpg;2\n")
         memory.pipe("/shop/p/a.jpg", b"abc")
-        table = records(open_source("memory://shop/lists/t.csv"))
+        table = records(open_source("memory://shop/lists/t.csv", ["memory://shop/"]))
         assert table["uri"].to_pylist() == ["memory://shop/p/a.jpg", "memory://shop/p/gone.jpg"]
         found, gone = table["token"].to_pylist()
         assert found.startswith("3-")
