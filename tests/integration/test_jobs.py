@@ -181,10 +181,9 @@ def test_training_publishes_a_model(lake: Lake) -> None:
     assert {"map", "random", "pixels", "untrained"} <= set(metrics["overall"]["query_weighted"])
 
     left = [PurePosixPath(name) for name in lake.store.list_names("runs")]
-    states = [path.parent for path in left if path.match("tiny-*/*/state.pt")]
-    shares = Counter(path.parent for path in left if path.match("tiny-*/*/share-*.pt"))
+    states = {path.parent for path in left if path.match("tiny-*/*/state.pt")}
     assert states
-    assert shares == dict.fromkeys(states, 2)
+    assert Counter(path.parent for path in left if path.match("share-*.pt")) == dict.fromkeys(states, 2)
     (curves,) = {path.parent for path in left if path.match("tiny-*/tensorboard/*")}
     assert len([path for path in left if path.parent == curves]) == 2  # one for each validation
     assert f"tensorboard --logdir {lake.url}/{curves}" in ended.stdout

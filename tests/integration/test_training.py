@@ -3,7 +3,7 @@
 import struct
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from pipelines.models import fetch_model
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
+from pipelines.storage.objects import ObjectStore
 from pipelines.telemetry import Run
 from pipelines.training.board import open_board
 from pipelines.training.config import TrainConfig
@@ -66,15 +67,17 @@ def states(asked: TrainConfig) -> dict[int, dict[str, Any]]:
     """Return the states that are kept, by step, with those of their shares."""
     store = Lake(asked.lake).store
     found = {}
-    names = [PurePosixPath(name) for name in store.list_names("runs")]
-    for file in (name for name in names if name.match(f"{asked.name}-*/*/state.pt")):
-        shares = [name for name in names if name.parent == file.parent and name.match("share-*.pt")]
-        state, *read = [
-            torch.load(BytesIO(store.read(str(name)).body), weights_only=True) for name in (file, *shares)
-        ]
-        state["shares"] = read
+    left = [name for name in store.list_names("runs") if name.endswith(".pt")]
+    for name in (name for name in left if name.endswith("/state.pt")):
+        state = load(store, name)
+        folder = name.removesuffix("state.pt")
+        state["shares"] = [load(store, share) for share in left if share.startswith(f"{folder}share-")]
         found[state["trainer"]["step"]] = state
     return found
+
+
+def load(store: ObjectStore, name: str) -> dict[str, Any]:
+    return torch.load(BytesIO(store.read(name).body), weights_only=True)
 
 
 def curves(asked: TrainConfig) -> dict[str, list[int]]:
