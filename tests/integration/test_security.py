@@ -129,12 +129,12 @@ def test_a_catalog_reads_no_more_than_it_may(
     feed: Path,
     server: str,
     tmp_path: Path,
+    lake: Lake,
     other_taxonomy_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS[2])
-    lake = Lake(str(tmp_path / "lake"))
     first = night(lake, feed, other_taxonomy_model, f"http://{server}")
     assert set(rows(lake, first, "catalog.parquet")) == {"good-0", "good-1", "good-2", *KEYS, "signed"}
     assert {key: row["kind"] for key, row in rows(lake, first, "quarantine.parquet").items()} == {
@@ -160,7 +160,7 @@ def test_a_catalog_reads_no_more_than_it_may(
     said = "".join(capsys.readouterr())
     assert "9 records have a uri that is not allowed: s3://payroll/a.png: expected a uri below" in said
     check_no_secret(lake, said)
-    assert {path.name.split(".")[-1] for path in tmp_path.iterdir()} == {"feed", "lake", "png"}
+    assert {path.name.split(".")[-1] for path in tmp_path.iterdir()} == {"feed", "png"}
 
     # What was refused is looked at as soon as it is allowed; nothing else is embedded again.
     second = night(lake, feed, other_taxonomy_model, f"http://{server}", str(tmp_path / "private.png"))
@@ -202,8 +202,8 @@ class Evil:
         return os.system, (f"touch {self.mark}",)
 
 
-def test_a_pickle_in_the_lake_is_never_run(tmp_path: Path, tiny_model: Path) -> None:
-    mark, lake = tmp_path / "pwned", Lake(str(tmp_path / "lake"))
+def test_a_pickle_in_the_lake_is_never_run(tmp_path: Path, lake: Lake, tiny_model: Path) -> None:
+    mark = tmp_path / "pwned"
     evil = pickle.dumps(Evil(mark))
     model = tmp_path / "model"
     model.mkdir()

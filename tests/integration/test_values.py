@@ -1,6 +1,7 @@
 """Values from training pictures to rows, answers and figures, on a drawn catalog."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 import torch
+from stored_bytes import copy_lake
 
 from agman.checkpoint import load_model
 from agman.prototypes import ABSENT
@@ -16,7 +18,7 @@ from jobs.import_checkpoint import ImportConfig, import_checkpoint
 from pipelines.embedding import EmbedOptions
 from pipelines.evaluation import evaluate
 from pipelines.lake import Lake
-from pipelines.models import import_model
+from pipelines.models import fetch_model, import_model
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards, run_night
 from pipelines.parts import read_embeddings, read_values
@@ -34,8 +36,8 @@ NUM_IMAGES = 80
 class Spoken:
     """A lake whose model names values."""
 
-    def __init__(self, folder: Path, untaught: Path) -> None:
-        self.lake = Lake(str(folder / "lake"))
+    def __init__(self, lake: Lake, untaught: Path) -> None:
+        self.lake = lake
         self.config = NightConfig(
             lake=self.lake.url,
             source=f"generated:num_images={NUM_IMAGES},seed=0,night=1,size=64",
@@ -51,8 +53,8 @@ class Spoken:
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Spoken:
-    return Spoken(tmp_path_factory.mktemp("values"), tiny_model)
+def spoken(new_lake: Callable[[], Lake], tiny_model: Path) -> Spoken:
+    return Spoken(new_lake(), tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,14 @@ def night(spoken: Spoken) -> Manifest:
     manifest = run_night(spoken.config, spoken.run)
     assert manifest is not None
     return manifest
+
+
+@pytest.fixture(scope="module")
+def copied(spoken: Spoken, night: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a copy of the published lake: for what is read by its path."""
+    folder = tmp_path_factory.mktemp("values") / "lake"
+    copy_lake(spoken.lake, Lake(str(folder)))
+    return folder
 
 
 def rows_of(spoken: Spoken, manifest: Manifest) -> list[dict[str, Any]]:
@@ -71,7 +81,7 @@ def test_the_same_pictures_teach_the_same_model(spoken: Spoken, tiny_model: Path
     first, second = spoken.models
     assert first == second
     assert not load_model(tiny_model).digest.startswith(first)
-    assert Path(spoken.lake.url, "models", first, "prototypes.safetensors").is_file()
+    assert spoken.lake.store.size(f"models/{first}/prototypes.safetensors") is not None
 
 
 def test_an_imported_checkpoint_learns_the_same_from_a_source(
@@ -92,7 +102,8 @@ def test_an_imported_checkpoint_learns_the_same_from_a_source(
 
 
 def test_only_training_pictures_teach(spoken: Spoken) -> None:
-    prototypes = load_model(Path(spoken.lake.url, "models", spoken.models[0])).prototypes
+    with fetch_model(spoken.lake, spoken.models[0]) as folder:
+        prototypes = load_model(folder).prototypes
     assert prototypes is not None
     shown = Counter(
         (attribute, value)
@@ -110,11 +121,11 @@ def test_only_training_pictures_teach(spoken: Spoken) -> None:
     assert known == set(shown)
 
 
-def test_rows_say_what_the_model_says_of_their_vectors(spoken: Spoken, night: Manifest) -> None:
-    prototypes = load_model(Path(spoken.lake.url, "models", night.model)).prototypes
+def test_rows_say_what_the_model_says_of_their_vectors(night: Manifest, copied: Path) -> None:
+    prototypes = load_model(copied / "models" / night.model).prototypes
     assert prototypes is not None
     for part in night.parts:
-        files = [Path(spoken.lake.url, part.files[name].name) for name in FASHIONAI.names]
+        files = [copied / part.files[name].name for name in FASHIONAI.names]
         vectors = torch.stack([torch.from_numpy(read_embeddings(file)[1].copy()) for file in files], dim=1)
         values, score = prototypes.predict(vectors)
         for index, (attribute, file) in enumerate(zip(FASHIONAI, files, strict=True)):
@@ -140,8 +151,8 @@ where model = getvariable('model') and attribute = 'sleeve_length' and value is 
 group by value order by products desc"""
 
 
-def test_an_analyst_counts_the_products_of_tonight(spoken: Spoken, night: Manifest) -> None:
-    counted = dict(duckdb.connect().execute(COUNT.format(lake=spoken.lake.url)).fetchall())
+def test_an_analyst_counts_the_products_of_tonight(spoken: Spoken, night: Manifest, copied: Path) -> None:
+    counted = dict(duckdb.connect().execute(COUNT.format(lake=copied)).fetchall())
     with open_searcher(spoken.lake) as searcher:
         shown = [searcher.shown_on(row)["sleeve_length"] for row in rows_of(spoken, night)]
     assert counted == dict(Counter(each.value for each in shown if each.value is not None))
