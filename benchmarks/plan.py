@@ -200,6 +200,7 @@ def make_up(options: Options, folder: Path) -> None:
         "quarantine": QUARANTINE,
     }
     with duckdb.connect() as db:
+        db.execute("set enable_progress_bar=false")
         for name, query in tables.items():
             db.execute(f"copy ({query}) to '{folder}/{name}.parquet' (format parquet, compression zstd)")
         shards = db.execute(
@@ -254,6 +255,7 @@ def read_both(options: Options, folder: Path) -> float:
     """Return the seconds in which DuckDB reads every column of last night's and of tonight's table."""
     started = time.perf_counter()
     with duckdb.connect() as db:
+        db.execute("set enable_progress_bar=false")
         for name in ("tonight", "catalog"):
             columns = db.execute(f"describe select * from '{folder}/{name}.parquet'").fetchall()
             read = ", ".join(f"count(hash({column[0]}))" for column in columns)
