@@ -47,6 +47,7 @@ from pipelines.telemetry import Run, quiet
 
 T = TypeVar("T")
 DATASET = "catalog"
+BUCKET = "s3://shop-pictures"
 SNAPSHOT = "20260101T000000Z-00000000"
 PLANNED = ("open", "read and compare", "plan shards")
 SHARD = f"i // {ShardOptions().images_per_shard}"
@@ -129,7 +130,12 @@ def run_driver(options: Options, folder: Path) -> Measured:
     """Do what the driver of a night does between Ray's stages."""
     quiet()
     found = Measured()
-    config = NightConfig(lake=str(folder / "lake"), source=str(folder / "tonight.parquet"), dataset=DATASET)
+    config = NightConfig(
+        lake=str(folder / "lake"),
+        source=str(folder / "tonight.parquet"),
+        dataset=DATASET,
+        shards=ShardOptions(allow_uris=(BUCKET,)),
+    )
     (folder / "night").mkdir()
     with found.step("open"):
         night = Night(config, Run("plan", config, Lake(config.lake)), folder / "night")
@@ -215,7 +221,7 @@ def make_up(options: Options, folder: Path) -> None:
 def _records(first: int, last: int, edition: str = "''") -> str:
     """Select the shop's columns of some records; another `edition` of a record has another etag."""
     return f"""select i, 'p' || lpad(i::varchar, 9, '0') as key,
-        's3://shop-pictures/products/' || lpad(i::varchar, 9, '0') || '/front.jpg' as uri,
+        '{BUCKET}/products/' || lpad(i::varchar, 9, '0') || '/front.jpg' as uri,
         md5({edition} || i::varchar) as etag, 'brand ' || hash(i) % 900 as brand,
         (hash(i) % 30000) / 100 as price,
         case when hash(i) % 10 < 3 then ['turtle', 'v', 'round'][(hash(i) % 3 + 1)::bigint] end as neck_design

@@ -8,7 +8,7 @@ import torch
 from inline_ray import inline_ray
 from narrow_trunk import narrow
 
-from benchmarks import embedder, gpu, quality, scaling, second_night
+from benchmarks import embedder, gpu, plan, quality, scaling, second_night
 from benchmarks.quality import BATCH, PAPER, Curve
 from benchmarks.reporting import in_turn
 from benchmarks.second_night import Cost
@@ -81,6 +81,23 @@ def test_workers_that_wait_for_their_model_embed_every_picture(
     assert 0.1 < last["figures"]["efficiency_4"] < 0.6
     receipts = [*(tmp_path / "lake" / "receipts" / "embeddings").rglob("*.json")]
     assert len(receipts) == 2 * 2 * sum(scaling.COUNTS)  # rounds with the one to warm up, units a worker
+
+
+def test_the_driver_plans_what_was_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agman.backbone.get_model", narrow)
+    options = plan.Options(rows=3000, change=0.1)
+    plan.make_up(options, tmp_path)
+    figures = plan.figures(plan.run_driver(options, tmp_path))
+    # 100 records are gone, 100 edited and 100 new.
+    assert (figures["unchanged"], figures["wanted"], figures["gone"], figures["refused"]) == (
+        2800,
+        200,
+        100,
+        0,
+    )
+    assert (figures["rows"], figures["reused"], figures["pictures"]) == (3000, 2800, 3000)
+    assert (figures["shards"], figures["parts"]) == (1, 7)  # 3,000 records in shards of 512, and the new one
+    assert 0 < figures["read_and_compare_s"] < figures["seconds"]
 
 
 def test_efficiency_is_of_one_worker_and_its_floor_of_the_cores() -> None:
