@@ -44,6 +44,7 @@ from pipelines.shards.write import IndexRow, index_table
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, Part, publish
 from pipelines.telemetry import Run, quiet
+from pipelines.tonight import Tonight
 
 T = TypeVar("T")
 DATASET = "catalog"
@@ -182,17 +183,17 @@ def _settle(night: Night, indexes: Sequence[Path], found: Measured) -> None:
 
     with found.step("live pictures"):
         catalog.add_shards(indexes)
-        catalog.match_embeddings(same_model=True)
+        tonight = Tonight(catalog, same_model=True)
     with found.step("plan parts"):
-        catalog.add_parts(
+        tonight.add_parts(
             (plan_part(shard, files_of(shard), night.model, digests).name, digests)
-            for shard, digests in catalog.pictures_to_embed()
+            for shard, digests in tonight.pictures_to_embed()
         )
-        catalog.refuse_pictures([])
+        tonight.refuse_pictures([])
     with found.step("catalog"):
         path = night.folder / "catalog.parquet"
-        catalog.write(path, night.folder / "quarantine.parquet", SNAPSHOT)
-        found.counts |= catalog.count_published(path) | {"parts": len(catalog.live_rows())}
+        tonight.write(path, night.folder / "quarantine.parquet", SNAPSHOT)
+        found.counts |= tonight.count_published(path) | {"parts": len(tonight.live_rows())}
         catalog.changes()
 
 

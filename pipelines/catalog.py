@@ -14,44 +14,33 @@ adopted   the rows of unpublished shards that are wanted: of a run that was stop
 fetched   the new shards' indexes and what was adopted
 live      key, sha256, shard          every picture that the source has tonight
 homes     sha256, shard, part, row    each live picture once, and last night's embedding if it has one
-pictures  sha256, shard, part, row    the same with tonight's embedding
-moved     sha256, part, row           where the embedding was before small parts were merged
 ```
+
+`tonight.py` goes on from there.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agman.errors import InvalidInput
-from pipelines.dataset import Description
-from pipelines.redaction import redacted_uri
 from pipelines.shards.plan import SourceRecord
 from pipelines.shards.write import PASSING_KINDS
 from pipelines.sources import ABSENT, NOT_ALLOWED, RECORD_FIELDS, Source
+from pipelines.tables import Tables, strings
 
 RESERVED = ("sha256", "shard", "part", "row")
-QUARANTINE_COLUMNS = (
-    "key", "uri", "token", "stage", "kind", "message", "sha256", "first_seen", "last_seen", "attempts",
-)  # fmt: skip
 # Held-out products, told by their key alone, so that a picture keeps its role for ever.
 _BUCKET = "('0x' || md5(key)[1:8])::bigint % 100"
 ROLE_OF_KEY = f"""case when {_BUCKET} < 75 then 'train' when {_BUCKET} < 80 then 'valid'
                        when {_BUCKET} < 85 then 'query' else 'candidate' end"""
-LEFT_OUT = """select key, redacted_uri(uri) as uri, kind, message from refused
-              union all select key, uri, kind, message from still_quarantined
-              union all select key, redacted_uri(uri), kind, error from fetched where status <> 'ok'"""
 _NO_INDEX = """(select null::varchar as key, null::varchar as uri, null::varchar as token,
     null::varchar as member, null::bigint as "offset", null::varchar as sha256, null::varchar as status,
     null::varchar as kind, null::varchar as error, null::varchar as shard where false)"""
 FETCH_BATCH_ROWS = 4096
-PLACED_AT_ONCE = 32
-MEMORY_LIMIT = "2GB"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,17 +67,8 @@ class Changes:
     deleted: int
 
 
-class Catalog:
-    """The tables of one night, in a DuckDB file inside a temporary folder."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open an empty database in `folder`, which must outlive this object."""
-        self.folder = folder
-        self.db = duckdb.connect(str(folder / "night.duckdb"))
-        self._all(f"set memory_limit='{MEMORY_LIMIT}'; set temp_directory='{folder / 'spill'}'")
-        self._all("set preserve_insertion_order=false; set enable_progress_bar=false")
-        # A uri may hold a password or a signature: the quarantine is for people, who need neither.
-        self.db.create_function("redacted_uri", redacted_uri, ["VARCHAR"], "VARCHAR")
+class Catalog(Tables):
+    """Last night's catalog and tonight's source, until it is settled which pictures are live."""
 
     def read_source(self, source: Source, refusal: Callable[[str], str] = lambda uri: "") -> None:
         """Stream the source into `source` and `refused`.
@@ -104,7 +84,7 @@ class Catalog:
         num_rows = _write_batches(source, path, refusal)
         if not num_rows:
             raise InvalidInput(f"source {source.name}: expected at least one record, found none")
-        self._all(
+        self.all(
             f"""create view read as
             select * replace (coalesce(key, '') as key, coalesce(uri, '') as uri,
                               coalesce(token, '') as token)
@@ -131,7 +111,7 @@ class Catalog:
 
     def refusals(self) -> list[str]:
         """Say how many uris are not allowed and why the first is not; nothing where all are."""
-        rows = self._all(
+        rows = self.all(
             f"""select count(*), min_by(message, key) from refused where kind = '{NOT_ALLOWED}'
             having count(*) > 0"""
         )
@@ -140,7 +120,7 @@ class Catalog:
     def read_previous(self, catalog: Path | None, quarantine: Path | None) -> None:
         """Open last night's tables; None on the first night."""
         if catalog is None or quarantine is None:
-            self._all(
+            self.all(
                 """create table previous (key varchar, uri varchar, token varchar, sha256 varchar,
                                           shard varchar, part varchar, row integer);
                 create table previous_quarantine (key varchar, uri varchar, token varchar, stage varchar,
@@ -148,8 +128,8 @@ class Catalog:
                     attempts integer)"""
             )
             return
-        self._all(f"create view previous as select * from read_parquet('{catalog}')")
-        self._all(f"create view previous_quarantine as select * from read_parquet('{quarantine}')")
+        self.all(f"create view previous as select * from read_parquet('{catalog}')")
+        self.all(f"create view previous_quarantine as select * from read_parquet('{quarantine}')")
 
     def diff(
         self,
@@ -169,9 +149,23 @@ class Catalog:
             verify_content: fetch everything, and believe no token.
             damaged_shards: whose pictures must be packed anew.
         """
+        self._compare(retry_quarantined, verify_content, damaged_shards)
+        self._choose_wanted()
+        counted = self.all(
+            """select (select count(*) from read), (select count(*) from reused),
+              (select count(*) from wanted), (select count(*) from compared where not is_here),
+              (select count(*) from refused)"""
+        )[0]
+        names = ("input", "unchanged", "wanted", "gone", "refused")
+        return Difference(**dict(zip(names, counted, strict=True)))
+
+    def _compare(
+        self, retry_quarantined: bool, verify_content: bool, damaged_shards: Collection[str]
+    ) -> None:
+        """Join both catalogs, and tell what is reused, still quarantined and changed."""
         again = "true" if retry_quarantined else f"(q.kind in {PASSING_KINDS} and q.token <> '{ABSENT}')"
-        self._all(
-            f"""create table damaged_shards as select unnest({_strings(damaged_shards)}) as shard;
+        self.all(
+            f"""create table damaged_shards as select unnest({strings(damaged_shards)}) as shard;
             create table compared as
             select key, p.key is not null as was_there, s.key is not null as is_here,
                    s.uri = p.uri as in_place,
@@ -192,7 +186,10 @@ class Catalog:
             from compared where is_here and key not in (select key from still_quarantined)
                 and ({verify_content} or not is_same or is_damaged)"""
         )
-        self._all(
+
+    def _choose_wanted(self) -> None:
+        """Make `wanted` of what changed, with the picture that each record may still be."""
+        self.all(
             f"""create table adopted as from {_NO_INDEX};
             create table wanted as
             with open as (select * from source semi join changed using (key)),
@@ -209,13 +206,6 @@ class Catalog:
             left join (select * from previous_quarantine where stage <> 'source') q using (key)
             left join told t on t.token = s.token"""
         )
-        counted = self._all(
-            """select (select count(*) from read), (select count(*) from reused),
-              (select count(*) from wanted), (select count(*) from compared where not is_here),
-              (select count(*) from refused)"""
-        )[0]
-        names = ("input", "unchanged", "wanted", "gone", "refused")
-        return Difference(**dict(zip(names, counted, strict=True)))
 
     def adopt(self, indexes: Sequence[Path], *, retry_quarantined: bool = False) -> int:
         """Take from unpublished shards what is wanted, instead of fetching it again.
@@ -233,7 +223,7 @@ class Catalog:
         """
         if not indexes:
             return 0
-        self._all(
+        self.all(
             f"""create or replace table adopted as
             with found as (select i.* from {_indexes(indexes)} i
                            join wanted w on i.key = w.key and i.uri = w.uri and i.token = w.token
@@ -248,7 +238,7 @@ class Catalog:
 
     def changes(self) -> Changes:
         """Count by their bytes what is new tonight, once all pictures are known."""
-        counted = self._all(
+        counted = self.all(
             """with here as (select f.key, f.sha256, was_there, in_place, c.sha256 as before
                           from fetched f join compared c using (key) where f.status = 'ok'),
             gone as (select sha256, row_number() over (partition by sha256 order by key) as copy
@@ -278,245 +268,32 @@ class Catalog:
 
     def add_shards(self, indexes: Sequence[Path]) -> None:
         """Read the new shards' indexes (files named `<shard>.parquet`) and settle which pictures are live."""
-        self._all(
+        self.all(
             f"""create table fetched as
             select * from {_indexes(indexes)} union all by name select * from adopted"""
         )
         # A picture that the lake has already is read from there, not from the shard that fetched it again.
-        self._all(
+        self.all(
             """create view live as select key, sha256, shard from reused
             union all select key, sha256, shard from fetched where status = 'ok';
             create table homes as
             with new as (select sha256, min(shard) filter (where member is not null) as packed
                          from fetched where status = 'ok' group by 1),
             old as (select sha256, min(shard) filter (where shard not in (from damaged_shards)) as shard,
-                           min(part) as part, min(row) as row
+                           min(part) as part, arg_min(row, part) as row
                     from compared where was_there and sha256 in (select sha256 from new) group by 1)
-            select sha256, min(shard) as shard, min(part) as part, min(row) as row from reused
+            select sha256, min(shard) as shard, min(part) as part, arg_min(row, part) as row from reused
             where sha256 not in (select sha256 from new) group by 1
             union all select sha256, coalesce(old.shard, packed), part, row
             from new left join old using (sha256)"""
         )
-
-    def match_embeddings(self, *, same_model: bool, damaged_parts: Collection[str] = ()) -> None:
-        """Make `pictures`: each live picture once, with its part and row if the model is the same.
-
-        Args:
-            same_model: whether the published embeddings are of tonight's model.
-            damaged_parts: whose pictures must be embedded anew.
-        """
-        self._same_model = same_model
-        lost = f"(not {same_model} or list_contains({_strings(damaged_parts)}, part))"
-        self._all(
-            f"""create table pictures as
-            select sha256, shard, case when {lost} then null else part end as part,
-                   case when {lost} then null else row end as row from homes;
-            create table moved as select sha256, part, row from pictures limit 0"""
-        )
-
-    def pictures_to_embed(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield (shard, its pictures without an embedding, sorted), a shard at a time."""
-        rows = self.db.cursor().execute(
-            """select shard, list(sha256 order by sha256) from pictures where part is null
-            group by shard order by shard"""
-        )
-        while row := rows.fetchone():
-            yield row[0], row[1]
-
-    def add_parts(self, parts: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """Note what was embedded, as it comes: a first night's digests are too many for a list.
-
-        Args:
-            parts: (part, the pictures of its rows in order).
-        """
-        self._all("create or replace table placed (sha256 varchar, part varchar, row integer)")
-        batch: list[tuple[str, Sequence[str]]] = []
-        for part in parts:
-            batch.append(part)
-            if len(batch) == PLACED_AT_ONCE:
-                self._insert_places(batch)
-                batch.clear()
-        self._insert_places(batch)
-        self._all(
-            """update pictures set part = e.part, row = e.row from placed e
-            where pictures.sha256 = e.sha256;
-            drop table placed"""
-        )
-
-    def refuse_pictures(self, refused: Sequence[dict[str, Any]]) -> None:
-        """Note which pictures could not be embedded: sha256, kind, message."""
-        fields = [("sha256", pa.string()), ("kind", pa.string()), ("message", pa.string())]
-        self.db.register("refused_rows", pa.Table.from_pylist(list(refused), schema=pa.schema(fields)))
-        self._all("create table refused_pictures as select * from refused_rows")
-
-    def rows_of(self, parts: Collection[str]) -> Iterator[tuple[str, list[int], list[str]]]:
-        """Yield (part, its live rows, the sha256 of their pictures) of some parts, a part at a time."""
-        rows = self.db.cursor().execute(
-            f"""select part, list(row order by row), list(sha256 order by row) from pictures
-            where list_contains({_strings(parts)}, part) group by part order by part"""
-        )
-        while row := rows.fetchone():
-            yield row
-
-    def move_rows(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """Note that embeddings were copied.
-
-        Args:
-            parts: (part that they are in now, the pictures of its rows in order).
-        """
-        self.db.register("moved_rows", _places(parts))
-        self._all(
-            """insert into moved select p.sha256, p.part, p.row from pictures p
-            where p.sha256 in (select sha256 from moved_rows)"""
-        )
-        self.add_parts(parts)
-
-    def _insert_places(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
-        self.db.register("placed_rows", _places(parts))
-        self._all("insert into placed from placed_rows")
-
-    def write(self, catalog: Path, quarantine: Path, now: str) -> None:
-        """Write tonight's catalog, sorted by key, and its quarantine."""
-        self._all(
-            f"""copy (select s.key, s.uri, s.token, s.role, s.labels, l.sha256, p.shard, p.part, p.row,
-                      s.* exclude (key, uri, token, role, labels)
-                from source s join live l using (key) join pictures p on p.sha256 = l.sha256
-                where p.part is not null order by s.key)
-            to '{catalog}' (format parquet, compression zstd)"""
-        )
-        self._all(
-            f"""copy (with found as (
-                select key, redacted_uri(uri) as uri, token, stage, kind, message, sha256 from refused
-                union all select f.key, redacted_uri(f.uri), s.token, 'shards', f.kind, f.error, f.sha256
-                from fetched f join source s using (key) where f.status <> 'ok'
-                union all
-                select l.key, redacted_uri(s.uri), s.token, 'embeddings', r.kind, r.message, l.sha256
-                from live l join source s using (key) join refused_pictures r on r.sha256 = l.sha256)
-              select * from (
-                select f.*, coalesce(q.first_seen, '{now}') as first_seen, '{now}' as last_seen,
-                       (coalesce(q.attempts, 0) + 1)::integer as attempts
-                from found f left join (select key, token, min(first_seen) as first_seen,
-                    max(attempts) as attempts from previous_quarantine group by 1, 2) q
-                    on q.key = f.key and q.token = f.token
-                union all select {", ".join(QUARANTINE_COLUMNS)} from still_quarantined
-              ) order by key, stage)
-            to '{quarantine}' (format parquet, compression zstd)"""
-        )
-
-    def count_published(self, catalog: Path) -> dict[str, int]:
-        """Count the rows of tonight's catalog; `reused` are those whose embedding was published before."""
-        row = self._all(
-            f"""with c as (select coalesce(m.part, c.part) as part
-                from read_parquet('{catalog}') c left join moved m using (sha256)),
-            found as (select count(*) as num_rows, count(*) filter (where {self._same_model}
-                      and part in (select part from compared where was_there)) as reused from c)
-            select num_rows, reused, number, num_rows - number
-            from found, (select count(*) as number from pictures where part is not null)"""
-        )[0]
-        names = ("rows", "reused", "pictures", "duplicate")
-        return dict(zip(names, row, strict=True))
-
-    def count(self, what: str) -> int:
-        """Return the number of rows of a table, or of a table with a condition."""
-        return int(self._value(f"select count(*) from {what}"))
-
-    def count_twice_embedded(self) -> int:
-        """Return how many live pictures have more than one place: always 0, unless this code is wrong."""
-        return int(
-            self._value("select count(*) - count(distinct sha256) from pictures where part is not null")
-        )
-
-    def live_rows(self) -> dict[str, int]:
-        """Return part -> how many live pictures it holds, of every part that holds one."""
-        return dict(self._all("select part, count(*) from pictures where part is not null group by part"))
-
-    def homes(self) -> dict[str, str]:
-        """Return sha256 -> the one shard that tonight's picture is read from, embedded or not."""
-        return dict(self._all("select sha256, shard from homes"))
-
-    def descriptions(self) -> dict[str, tuple[Description, ...]]:
-        """Return what the source says of each live picture: each different use once, in the order of keys."""
-        rows = self._all(
-            """select l.sha256, s.role, s.labels from live l join source s using (key)
-            group by all order by l.sha256, min(s.key)"""
-        )
-        uses: dict[str, list[Description]] = {}
-        for sha256, role, labels in rows:
-            uses.setdefault(sha256, []).append(Description(role, dict(labels or {})))
-        return {sha256: tuple(found) for sha256, found in uses.items()}
-
-    def digests(self) -> dict[str, str]:
-        """Return key -> sha256 of every live picture."""
-        return dict(self._all("select key, sha256 from live"))
-
-    def left_out(self) -> list[tuple[str, int, str]]:
-        """Return (kind, number of records, the first one's key) of what cannot be used, most first."""
-        return self._all(
-            f"""select kind, count(*) as found, min(key) from ({LEFT_OUT})
-            group by kind order by found desc, kind"""
-        )
-
-    def write_left_out(self, path: Path) -> None:
-        """Write key, uri, kind and message of every record that cannot be used, sorted by key."""
-        self._all(f"copy ({LEFT_OUT} order by key, uri) to '{path}' (format parquet, compression zstd)")
-
-    def live_shards(self) -> list[str]:
-        """Return the shards that hold a live picture, sorted."""
-        return sorted(self._names("select distinct shard from pictures where part is not null"))
-
-    def same_rows(self, one: Path, other: Path, ignore: Sequence[str] = ()) -> bool:
-        """Tell whether two tables have the same columns and rows, but for the columns to ignore."""
-        columns = [[(field.name, field.type) for field in pq.read_schema(path)] for path in (one, other)]
-        if columns[0] != columns[1]:
-            return False
-        chosen = f"* exclude ({', '.join(ignore)})" if ignore else "*"
-        a, b = (f"select {chosen} from read_parquet('{path}')" for path in (one, other))
-        # Most nights differ, and their digests tell; of equal digests, 64 bits long, the rows are compared.
-        if len({self._all(f"select count(*), bit_xor(hash(t)) from ({rows}) t")[0] for rows in (a, b)}) > 1:
-            return False
-        return not self._value(
-            f"""select (select count(*) from ({a} except all {b}))
-                     + (select count(*) from ({b} except all {a}))"""
-        )
-
-    def _all(self, query: str) -> list[tuple[Any, ...]]:
-        # DuckDB refuses further work on a connection while a result is not read to its end.
-        return self.db.execute(query).fetchall()
-
-    def _value(self, query: str) -> Any:
-        return self._all(query)[0][0]
-
-    def _names(self, query: str) -> set[str]:
-        return {row[0] for row in self._all(query)}
-
-    def close(self) -> None:
-        """Close the database."""
-        self.db.close()
-
-
-def _places(parts: Sequence[tuple[str, Sequence[str]]]) -> pa.Table:
-    """Return sha256, part and row of the pictures of parts, given in the order of their rows."""
-    return pa.table(
-        {
-            "sha256": [digest for _, digests in parts for digest in digests],
-            "part": [part for part, digests in parts for _ in digests],
-            "row": pa.array([i for _, digests in parts for i in range(len(digests))], pa.int32()),
-        },
-        schema=pa.schema([("sha256", pa.string()), ("part", pa.string()), ("row", pa.int32())]),
-    )
-
-
-def _strings(names: Iterable[str]) -> str:
-    """Return names as a list in SQL."""
-    quoted = ["'" + name.replace("'", "''") + "'" for name in sorted(names)]
-    return f"[{', '.join(quoted)}]::varchar[]"
 
 
 def _indexes(paths: Sequence[Path]) -> str:
     """Return what SQL selects the rows of shards' indexes from, with the shard beside; some have no token."""
     if not paths:
         return f"(select * from {_NO_INDEX})"
-    files = _strings(str(path) for path in paths)
+    files = strings(str(path) for path in paths)
     return f"""(select * exclude (filename), parse_filename(filename, true) as shard from (
         from read_parquet({files}, filename=true, union_by_name=true)
         union all by name select * exclude (shard) from {_NO_INDEX}))"""

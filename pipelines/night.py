@@ -39,6 +39,7 @@ from pipelines.storage.conditions import check_conditional_writes
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Manifest, Part, Pointer, read_pointer
 from pipelines.telemetry import Run, Stage
+from pipelines.tonight import Tonight
 from pipelines.upkeep import small_parts
 from pipelines.workers import TaskWorkers
 
@@ -188,17 +189,18 @@ class Night:
 
     def embed(self) -> None:
         """Embed every live picture that has no embedding under the model."""
-        self.catalog.match_embeddings(
+        self.tonight = Tonight(
+            self.catalog,
             same_model=self.parent is not None and self.parent.model == self.model,
             damaged_parts=parts_of(self.damaged),
         )
         units = (
             fresh_unit(plan_part(shard, self.shard_files(shard), self.model, digests), self._is_damaged)
-            for shard, digests in self.catalog.pictures_to_embed()
+            for shard, digests in self.tonight.pictures_to_embed()
         )
         refused: list[dict[str, Any]] = []
-        self.catalog.add_parts(self._embedded(units, refused))
-        self.catalog.refuse_pictures(refused)
+        self.tonight.add_parts(self._embedded(units, refused))
+        self.tonight.refuse_pictures(refused)
         self.images_embedded = sum(part.num_rows for part in self.new_parts)
 
     def _embedded(
@@ -220,15 +222,15 @@ class Night:
 
     def merge_parts(self) -> None:
         """Copy small parts together where there are too many of them."""
-        options, size, live = self.config.index, self.config.shards.images_per_shard, self.catalog.live_rows()
+        options, size, live = self.config.index, self.config.shards.images_per_shard, self.tonight.live_rows()
         known = self._known_parts()
         small = small_parts([known[name] for name in sorted(live)], live, size, options)
-        rows = self.catalog.rows_of([part.name for part in small])
+        rows = self.tonight.rows_of([part.name for part in small])
         sources = [LiveRows(known[name], tuple(places), tuple(digests)) for name, places, digests in rows]
         merged = merge_small(self.lake, self.model, sources, size, self._spent_names, self._run)
         if merged:
             self.new_parts += [part for part, _ in merged]
-            self.catalog.move_rows([(part.name, digests) for part, digests in merged])
+            self.tonight.move_rows([(part.name, digests) for part, digests in merged])
             self._explain(
                 f"{len(small)} small parts merged into {len(merged)} of {sum(p.num_rows for p, _ in merged)} "
                 f"live pictures: each was a file of every attribute, bound {options.max_small_parts}"
@@ -236,7 +238,7 @@ class Night:
 
     def index(self) -> None:
         """Build FAISS files over the parts that have none; earlier groups stay while they are worth it."""
-        live = self.catalog.live_rows()
+        live = self.tonight.live_rows()
         known = self._known_parts()
         same = self.parent if self.parent is not None and self.parent.model == self.model else None
         self.indexed = index_parts(

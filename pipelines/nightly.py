@@ -6,6 +6,7 @@ Every job of the line is this function stopped at its stage.
 from collections.abc import Collection
 from typing import Literal
 
+from pipelines import labelled
 from pipelines.cluster import connected
 from pipelines.dataset import Dataset, ListedTriplets
 from pipelines.errors import CorruptShard
@@ -86,14 +87,14 @@ def build_shards(config: NightConfig, run: Run) -> Dataset:
         night.plan()
         with connected():
             night.build_shards()
-        homes = night.catalog.homes()
+        homes = labelled.homes(night.catalog)
         tars = {s: f"{night.lake.url}/{shard_tar(config.dataset, s)}" for s in sorted(set(homes.values()))}
         _say_left_out(night)
         taxonomy = night.source.taxonomy if isinstance(night.source, Benchmark) else None
         return Dataset(
             config.dataset,
             tuple(tars.values()),
-            night.catalog.descriptions(),
+            labelled.descriptions(night.catalog),
             taxonomy,
             _triplets(night),
             {sha256: tars[shard] for sha256, shard in homes.items()},
@@ -101,11 +102,11 @@ def build_shards(config: NightConfig, run: Run) -> Dataset:
 
 
 def _say_left_out(night: Night) -> None:
-    found = night.catalog.left_out()
+    found = labelled.left_out(night.catalog)
     if found:
         kinds = ", ".join(f"{number} {kind} (such as {key})" for kind, number, key in found)
         local = night.folder / LEFT_OUT
-        night.catalog.write_left_out(local)
+        labelled.write_left_out(night.catalog, local)
         name = f"runs/{night.run.id}/{LEFT_OUT}"
         store_file(night.lake.store, local, name)
         night.run.say(
@@ -116,7 +117,7 @@ def _say_left_out(night: Night) -> None:
 def _triplets(night: Night) -> dict[str, ListedTriplets]:
     """Return the source's triplets between live pictures, and say how many are left out."""
     listed = night.source.triplets() if isinstance(night.source, Benchmark) else {}
-    digests = night.catalog.digests() if listed else {}
+    digests = labelled.digests(night.catalog) if listed else {}
     found = {split: triplets.renamed(digests) for split, triplets in listed.items()}
     for split, triplets in found.items():
         lost = len(listed[split].rows) - len(triplets.rows)

@@ -28,6 +28,7 @@ from pipelines.repair import parts_of
 from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish, put_manifest
+from pipelines.tables import same_rows
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
 CHECK_THREADS = 16
@@ -49,7 +50,7 @@ def publish_night(night: Night) -> Manifest | None:
     """
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     catalog, quarantine = night.folder / CATALOG, night.folder / QUARANTINE
-    night.catalog.write(catalog, quarantine, now)
+    night.tonight.write(catalog, quarantine, now)
     if _is_unchanged(night):
         return None
     counts = _count(night, catalog, quarantine)
@@ -82,13 +83,13 @@ def _is_unchanged(night: Night) -> bool:
     if night.is_fetched_on_trust:
         return False
     parents = night.folder / f"parent-{CATALOG}", night.folder / f"parent-{QUARANTINE}"
-    return night.catalog.same_rows(night.folder / CATALOG, parents[0]) and night.catalog.same_rows(
-        night.folder / QUARANTINE, parents[1], ignore=SEEN_COLUMNS
+    return same_rows(night.catalog, night.folder / CATALOG, parents[0]) and same_rows(
+        night.catalog, night.folder / QUARANTINE, parents[1], ignore=SEEN_COLUMNS
     )
 
 
 def _count(night: Night, catalog: Path, quarantine: Path) -> dict[str, int]:
-    found = night.catalog.count_published(catalog)
+    found = night.tonight.count_published(catalog)
     return {
         "input": night.difference.input,
         "embedded": found["rows"] - found["reused"],
@@ -114,8 +115,8 @@ def _plan_probe(night: Night) -> Probe:
 
 
 def _judge(night: Night, counts: dict[str, int], probe: Probe) -> list[Gate]:
-    gates = quality.count_gates(counts, night.catalog.count_twice_embedded(), night.config.gates)
-    gates.append(quality.cover_gate(night.catalog.live_rows().keys(), night.indexed.groups))
+    gates = quality.count_gates(counts, night.tonight.count_twice_embedded(), night.config.gates)
+    gates.append(quality.cover_gate(night.tonight.live_rows().keys(), night.indexed.groups))
     parts = night.parts()
     attributes = night.attributes if night.indexed.groups else ()
     with night.run.stage("gates", len(attributes), "attributes") as stage:
@@ -161,7 +162,7 @@ def _manifest(
         gates=[asdict(gate) for gate in gates],
         forced=_forced(night, gates),
         files={name: _store(night, snapshot, name, count) for name, count in rows.items()},
-        shards={shard: night.shard_files(shard) for shard in night.catalog.live_shards()},
+        shards={shard: night.shard_files(shard) for shard in night.tonight.live_shards()},
         parts=night.parts(),
         groups=night.indexed.groups,
         template=night.indexed.template,

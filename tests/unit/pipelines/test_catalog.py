@@ -12,10 +12,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from agman.errors import InvalidInput
+from pipelines import labelled
 from pipelines.catalog import Catalog, Changes, Difference
 from pipelines.shards.write import IndexRow, index_table
 from pipelines.sources import ABSENT
 from pipelines.sources.records import record_batch
+from pipelines.tables import same_rows
+from pipelines.tonight import Tonight
 
 Row = tuple[str, str, str]  # key, uri, token
 
@@ -88,12 +91,12 @@ class Shop:
         self.attempts = {record.key: record.attempt for record in wanted}
         catalog.add_shards(self._shards(work, wanted))
         changes = catalog.changes()
-        catalog.match_embeddings(same_model=same_model, damaged_parts=damaged_parts)
-        self._embed(catalog)
-        catalog.write(work / "catalog.parquet", work / "quarantine.parquet", f"2024-01-{self.night:02d}")
-        self.twice = catalog.count_twice_embedded()
-        self.published = catalog.count_published(work / "catalog.parquet")
-        self.same = self.night > 1 and catalog.same_rows(work / "catalog.parquet", last / "catalog.parquet")
+        tonight = Tonight(catalog, same_model=same_model, damaged_parts=damaged_parts)
+        self._embed(tonight)
+        tonight.write(work / "catalog.parquet", work / "quarantine.parquet", f"2024-01-{self.night:02d}")
+        self.twice = tonight.count_twice_embedded()
+        self.published = tonight.count_published(work / "catalog.parquet")
+        self.same = self.night > 1 and same_rows(catalog, work / "catalog.parquet", last / "catalog.parquet")
         catalog.close()
         return changes
 
@@ -125,17 +128,17 @@ class Shop:
                 self.packed.append(row.sha256)
         return row
 
-    def _embed(self, catalog: Catalog) -> None:
+    def _embed(self, tonight: Tonight) -> None:
         parts, refused = [], []
         self.embedded = []
-        for shard, digests in catalog.pictures_to_embed():
+        for shard, digests in tonight.pictures_to_embed():
             bad = [each for each in digests if each in self.unembeddable]
             refused += [{"sha256": each, "kind": "undecodable", "message": "made up"} for each in bad]
             good = [each for each in digests if each not in self.unembeddable]
             parts.append((f"part-{self.night}-{shard}", good))
             self.embedded += good
-        catalog.add_parts([part for part in parts if part[1]])
-        catalog.refuse_pictures(refused)
+        tonight.add_parts([part for part in parts if part[1]])
+        tonight.refuse_pictures(refused)
 
 
 @pytest.fixture
@@ -439,10 +442,10 @@ def test_says_what_is_live_and_what_is_left_out(shop: Shop, tmp_path: Path) -> N
     catalog.diff()
     catalog.add_shards(shop._shards(tmp_path, list(catalog.records_to_fetch())))
     same = digest("u/a@1")
-    assert catalog.digests() == {"a": same, "d": same}
-    assert catalog.homes() == {same: "shard-0-0"}  # d lies in shard-0-3 as well
-    assert catalog.left_out() == [("missing", 2, "c"), ("no_key", 1, "row 5"), ("truncated", 1, "b")]
-    catalog.write_left_out(tmp_path / "left_out.parquet")
+    assert labelled.digests(catalog) == {"a": same, "d": same}
+    assert labelled.homes(catalog) == {same: "shard-0-0"}  # d lies in shard-0-3 as well
+    assert labelled.left_out(catalog) == [("missing", 2, "c"), ("no_key", 1, "row 5"), ("truncated", 1, "b")]
+    labelled.write_left_out(catalog, tmp_path / "left_out.parquet")
     listed = pq.read_table(tmp_path / "left_out.parquet").to_pylist()
     assert [(row["key"], row["uri"], row["kind"]) for row in listed] == [
         ("b", "u/b", "truncated"),

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.catalog import Catalog
 from pipelines.shards.plan import ShardOptions, plan_shards
 from pipelines.sources.records import record_batch
+from pipelines.tonight import Tonight
 
 SHARD = 512
 TEXT_BYTES = 64  # of a str of some letters, with its place in a list
@@ -48,11 +49,11 @@ def peak_of_a_first_night(folder: Path, num_rows: int) -> int:
         units = plan_shards("catalog", catalog.records_to_fetch(), ShardOptions(images_per_shard=SHARD))
         assert sum(unit.num_images for unit in units) == num_rows
         catalog.add_shards([packed(work, first, num_rows) for first in range(0, num_rows, SHARD)])
-        catalog.match_embeddings(same_model=True)
-        catalog.add_parts((f"part-{shard}", digests) for shard, digests in catalog.pictures_to_embed())
-        catalog.refuse_pictures([])
-        catalog.write(work / "catalog.parquet", work / "quarantine.parquet", "now")
-        assert catalog.count_published(work / "catalog.parquet")["rows"] == num_rows
+        tonight = Tonight(catalog, same_model=True)
+        tonight.add_parts((f"part-{shard}", digests) for shard, digests in tonight.pictures_to_embed())
+        tonight.refuse_pictures([])
+        tonight.write(work / "catalog.parquet", work / "quarantine.parquet", "now")
+        assert tonight.count_published(work / "catalog.parquet")["rows"] == num_rows
         catalog.close()
         return tracemalloc.get_traced_memory()[1]
     finally:
