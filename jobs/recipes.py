@@ -41,7 +41,7 @@ _DEMO = TrainConfig(
     name="train-demo",
     shards=ShardOptions(images_per_shard=256),
     network=ModelConfig(trunk="resnet18", embedding_dim=128),
-    preprocess=Preprocess(image_size=80),
+    preprocess=Preprocess(image_size=56),
     augmentation=Augmentation(flip=True, max_shift=0.04, max_zoom=0.08, max_colour=0.1),
     optimisation=TrainerConfig(
         sampling="batch",
@@ -153,7 +153,7 @@ TRAIN = {
         "Zappos50k with the paper's settings, 50 epochs of 200,000 triplets; holds 8 GB of pictures",
         _as_published(_ZAPPOS50K, 50, epoch_triplets=200_000, buffer_samples=51_000, classification=False),
     ),
-    "demo": ("the demo's few minutes on 2 cores: ResNet-18 at 80 pixels", _DEMO),
+    "demo": ("the demo's few minutes on 2 cores: ResNet-18 at 56 pixels", _DEMO),
     "demo-long": (
         "half an hour on 2 cores: 96 pixels, a larger generated catalog",
         replace(
