@@ -21,6 +21,8 @@ from pipelines.lake import Lake
 
 WEED = Path(sys.executable).parent / "weed"
 BUCKET = "shop"
+MAX_VOLUMES = 2000
+"""Of 64 MiB, made when they are needed: the trainings of the suite alone fill some fifty."""
 READY_S = 180.0
 """Long, since a busy machine is no failure; a job that ends too soon ends the waiting."""
 
@@ -83,7 +85,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         f"-s3.port={S3_PORT}", f"-s3.port.grpc={ports['s3.grpc']}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         *(f"-{name}.port={ports[name]}" for name in ("master", "volume", "filer")),
         *(f"-{name}.port.grpc={ports[f'{name}.grpc']}" for name in ("master", "volume", "filer")),
-        "-metricsPort=0", "-volume.max=50", "-master.volumeSizeLimitMB=64", "-s3.iam=false",
+        "-metricsPort=0", f"-volume.max={MAX_VOLUMES}", "-master.volumeSizeLimitMB=64", "-s3.iam=false",
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
