@@ -4,6 +4,7 @@ import http.client
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -11,6 +12,10 @@ from urllib.parse import unquote
 
 import s3fs
 
+from pipelines.storage.s3_connection import open_filesystem
+
+ATTEMPTS = 2
+READ_TIMEOUT_S = 2
 HOP = ("connection", "transfer-encoding", "keep-alive", "content-length", "date", "server")
 
 REPLIES = {
@@ -23,6 +28,12 @@ REPLIES = {
     "conflict": (409, "ConditionalRequestConflict"),
     "forget": (404, "NoSuchUpload"),
 }
+
+
+@cache
+def impatient_filesystem(endpoint: str) -> s3fs.S3FileSystem:
+    """Return a client that gives up soon; one for an endpoint, since making it costs half a second."""
+    return open_filesystem(endpoint, attempts=ATTEMPTS, read_timeout_s=READ_TIMEOUT_S)
 
 
 @dataclass

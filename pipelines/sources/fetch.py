@@ -17,6 +17,7 @@ from pipelines.errors import StorageUnavailable
 from pipelines.redaction import shown_uri, without_secrets
 from pipelines.sources.allowed import NOT_ALLOWED, REMOTE_SCHEMES, WEB_SCHEMES, Allowed, scheme_of
 from pipelines.sources.web import read_web
+from pipelines.storage.s3_connection import shared_filesystem
 
 MAX_BYTES = 256 * 2**20
 
@@ -52,10 +53,7 @@ def fetch(uri: str, allowed: Allowed, *, max_bytes: int = MAX_BYTES) -> bytes:
     with translated(uri):
         if scheme in WEB_SCHEMES:
             return read_web(uri, allowed, max_bytes)
-        filesystem, remote_path = remote_file(uri)
-        size = filesystem.info(remote_path).get("size")
-        _check_size(uri, size, max_bytes)
-        return _read_remote(filesystem, remote_path, uri, max_bytes)
+        return _read_remote(uri, max_bytes)
 
 
 def remote_file(uri: str) -> tuple[AbstractFileSystem, str]:
@@ -69,6 +67,9 @@ def remote_file(uri: str) -> tuple[AbstractFileSystem, str]:
     if scheme not in REMOTE_SCHEMES or "://" not in uri:
         schemes = ", ".join(REMOTE_SCHEMES)
         raise BadSample(NOT_ALLOWED, f"{shown_uri(uri)}: expected a URI of scheme {schemes}")
+    if scheme == "s3":
+        filesystem = shared_filesystem()
+        return filesystem, filesystem._strip_protocol(uri)
     try:
         # The class, not fsspec.open: only the latter follows "::" chains out of the allowed schemes.
         filesystem = fsspec.filesystem(scheme)
@@ -95,8 +96,14 @@ def _read_local(path: Path, uri: str, max_bytes: int) -> bytes:
         raise StorageUnavailable(f"{shown_uri(uri)}: {error}") from error
 
 
-def _read_remote(filesystem: AbstractFileSystem, path: str, uri: str, max_bytes: int) -> bytes:
-    body: bytes = filesystem.cat_file(path)
+def _read_remote(uri: str, max_bytes: int) -> bytes:
+    filesystem, path = remote_file(uri)
+    size = filesystem.info(path).get("size")
+    _check_size(uri, size, max_bytes)
+    if size == 0:  # of which there is no range
+        return b""
+    # One byte more than may be: the object may be another, larger one by now.
+    body: bytes = filesystem.cat_file(path, start=0, end=max_bytes + 1)
     _check_size(uri, len(body), max_bytes)
     return body
 

@@ -1,14 +1,16 @@
-"""A Ray of this process, started once and only where a test asks for it."""
+"""A Ray of this process, a proxy before the S3 server: each started once, where a test asks for it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from faulty_proxy import FaultyProxy
 from inline_ray import inline_ray
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A Ray with 4 logical CPUs that every test of the session shares."""
+    """A Ray with 2 logical CPUs that every test of the session shares."""
     from pipelines import cluster  # noqa: F401  sets what Ray reads when it is imported
 
     import ray  # isort: skip
@@ -31,3 +33,17 @@ def within_process() -> Iterator[None]:
     """Ray's tasks and actors run at once in this process: for tests of nights, not of Ray."""
     with inline_ray():
         yield
+
+
+@pytest.fixture(scope="session")
+def one_proxy(s3_server: str) -> Iterator[FaultyProxy]:
+    found = FaultyProxy(int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def proxy(one_proxy: FaultyProxy) -> FaultyProxy:
+    """A proxy that was told nothing yet."""
+    one_proxy.faults, one_proxy.requests, one_proxy.ignores_conditions_of = [], [], ()
+    return one_proxy

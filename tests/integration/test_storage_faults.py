@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import s3fs
-from faulty_proxy import Fault, FaultyProxy
+from faulty_proxy import ATTEMPTS, Fault, FaultyProxy, impatient_filesystem
 
 from agman.errors import InvalidInput
 from pipelines.errors import CommitUnknown, StaleSnapshot, StorageFull, StorageUnavailable
@@ -21,15 +20,13 @@ from pipelines.storage.conditions import check_conditional_writes
 from pipelines.storage.local import LocalStore
 from pipelines.storage.objects import store_file
 from pipelines.storage.s3 import S3Store
-from pipelines.storage.s3_connection import open_filesystem, shared_filesystem
+from pipelines.storage.s3_connection import shared_filesystem
 from pipelines.storage.s3_transfers import MIN_PART_BYTES, Transfers
 from pipelines.storage.snapshots import Pointer, read_pointer, swap_pointer
 
 pytestmark = pytest.mark.integration
 
 BODY = os.urandom(300_000)
-ATTEMPTS = 2
-READ_TIMEOUT_S = 2  # of a client that waits less long than the default
 IN_PARTS = Transfers(
     multipart_bytes=MIN_PART_BYTES, part_bytes=MIN_PART_BYTES, parts_at_once=2, attempts=ATTEMPTS
 )
@@ -44,26 +41,6 @@ class ProxiedStore(S3Store):
     @property
     def _fs(self) -> s3fs.S3FileSystem:
         return impatient_filesystem(self.endpoint)
-
-
-@cache
-def impatient_filesystem(endpoint: str) -> s3fs.S3FileSystem:
-    """Return what talks to one endpoint: making it costs half a second."""
-    return open_filesystem(endpoint, attempts=ATTEMPTS, read_timeout_s=READ_TIMEOUT_S)
-
-
-@pytest.fixture(scope="module")
-def one_proxy(s3_server: str) -> Iterator[FaultyProxy]:
-    found = FaultyProxy(int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def proxy(one_proxy: FaultyProxy) -> FaultyProxy:
-    """A proxy that was told nothing yet."""
-    one_proxy.faults, one_proxy.requests, one_proxy.ignores_conditions_of = [], [], ()
-    return one_proxy
 
 
 @pytest.fixture
