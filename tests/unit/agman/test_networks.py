@@ -24,6 +24,9 @@ BASELINES = {
     "full": ModelConfig(trunk="resnet18", embedding_dim=24),
 }
 
+ROUNDING = 5e-5
+"""Of float32 through a hundred layers of random weights, ordered by the processor: 1.1e-5 was seen."""
+
 
 def settle(network: Network) -> Network:
     """Give batch norms statistics far from the identity, as training does; random weights otherwise."""
@@ -50,8 +53,8 @@ def test_every_kind_of_trunk_is_embedded_as_it_is_trained(trunk: str) -> None:
     assert network.type_logits(features).shape == (2, 2)
     found = Embedder(network, torch.float32).embed_with_attention(images)
     expected_embedding, expected_attention = plainly(network, images)
-    torch.testing.assert_close(found.embedding, expected_embedding, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.attention, expected_attention, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.embedding, expected_embedding, atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(found.attention, expected_attention, atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("name", BASELINES)
