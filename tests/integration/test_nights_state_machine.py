@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ from pipelines.nightly import run_night
 from pipelines.retention import apply, plan
 from pipelines.rollback import roll_back
 from pipelines.shards.plan import ShardOptions
-from pipelines.storage.local import LocalStore
+from pipelines.storage.s3 import S3Store
 from pipelines.storage.snapshots import Manifest, current_manifest, read_pointer
 from pipelines.telemetry import Run
 
@@ -78,14 +78,14 @@ def crash_at(number: int, after: bool, happened: Counter[str]) -> Iterator[None]
     count = 0
 
     def watched(write: Any) -> Any:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             nonlocal count
             count += 1
             if count <= number:
-                return write(*arguments)
+                return write(*arguments, **options)
             happened["broken off"] += 1
             if after:
-                write(*arguments)
+                write(*arguments, **options)
             raise Crash
 
         return call
@@ -93,7 +93,7 @@ def crash_at(number: int, after: bool, happened: Counter[str]) -> Iterator[None]
     with ExitStack() as stack:
         stack.enter_context(suppress(Crash))
         for name in WRITES:
-            stack.enter_context(patch.object(LocalStore, name, watched(getattr(LocalStore, name))))
+            stack.enter_context(patch.object(S3Store, name, watched(getattr(S3Store, name))))
         yield
 
 
@@ -110,6 +110,7 @@ class Published:
 class Nights(RuleBasedStateMachine):
     """A shop that changes its pictures, runs nights, breaks them off, rolls back and cleans up."""
 
+    new_lake: Callable[[], Lake]
     models: tuple[Path, Path]
     networks: list[tuple[LoadedModel, Embedder]]
     references: dict[tuple[int, str], np.ndarray]
@@ -120,7 +121,7 @@ class Nights(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="nights-"))
         self.source = self.folder / "pictures"
         self.source.mkdir()
-        self.lake = Lake(str(self.folder / "lake"))
+        self.lake = self.new_lake()
         self.num_drawn = 0
         self.bodies: dict[str, bytes] = {}
         """By digest, every picture that ever was."""
@@ -265,9 +266,10 @@ class Nights(RuleBasedStateMachine):
 
 @pytest.mark.timeout(1200)
 def test_whatever_happens_what_was_published_is_served(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    new_lake: Callable[[], Lake], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agman.backbone.get_model", narrow)
+    Nights.new_lake = staticmethod(new_lake)
     taxonomy = Taxonomy(FASHIONAI.attributes[:2])
     Nights.models = tuple(
         make_model(tmp_path_factory.mktemp(f"model-{seed}"), taxonomy, seed=seed) for seed in (0, 1)
