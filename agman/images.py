@@ -5,6 +5,7 @@ Nothing global in Pillow is changed: truncated files stay errors and its own bom
 """
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from agman.errors import BadSample
 
 MAX_PIXELS = 100_000_000
 """Default bound on width x height, judged from the header, before any pixel is allocated."""
+OVERSAMPLING = 2.0
+"""Leaves the final filter its work: pixels stay those of a full decode below four times the size."""
 MIN_SIDE = 8
 """Shorter sides hold no garment, and trackers' 1 x 1 images are common in shop feeds."""
 
@@ -60,7 +63,9 @@ def probe(encoded: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
         return ImageHeader(width=image.width, height=image.height, format=str(image.format))
 
 
-def decode_square(encoded: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_square(
+    encoded: bytes, size: int, *, max_pixels: int = MAX_PIXELS, oversampling: float = OVERSAMPLING
+) -> np.ndarray:
     """Decode, orient, flatten to RGB, resize the short side to `size` and crop the centre.
 
     The first frame of an animation stands for it; transparency lies over white; 16 bits scale to 8.
@@ -69,6 +74,8 @@ def decode_square(encoded: bytes, size: int, *, max_pixels: int = MAX_PIXELS) ->
         encoded: the whole file.
         size: side of the square, pixels.
         max_pixels: largest width x height accepted.
+        oversampling: a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep so
+            many times `size`: of 1, the decoder does most of the resizing.
 
     Returns:
         [size, size, 3] uint8.
@@ -78,9 +85,8 @@ def decode_square(encoded: bytes, size: int, *, max_pixels: int = MAX_PIXELS) ->
     """
     with _open(encoded, max_pixels) as image:
         try:
-            # JPEG only: decode at 1/2, 1/4 or 1/8 scale. Twice the size leaves the final filter its work,
-            # so that pixels stay those of a full decode for all images below four times the size.
-            image.draft("RGB", (2 * size, 2 * size))
+            side = math.ceil(oversampling * size)
+            image.draft("RGB", (side, side))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _centre_square(_to_rgb(image), size)

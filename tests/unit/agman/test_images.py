@@ -116,6 +116,18 @@ def test_jpeg_draft_stays_near_the_full_decode() -> None:
     assert np.abs(decode_square(jpeg, 32).astype(int) - full).max() <= 6
 
 
+def test_oversampling_says_how_much_a_reduced_decode_must_leave() -> None:
+    jpeg = encode(gradient(96, 80), "JPEG", quality=95)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.draft("RGB", (32, 32))
+        assert image.size == (48, 40)
+        reduced = encode(image)
+    full = encode(Image.open(io.BytesIO(jpeg)))
+    assert np.array_equal(decode_square(jpeg, 32, oversampling=1), decode_square(reduced, 32))
+    assert np.array_equal(decode_square(jpeg, 32, oversampling=1.3), decode_square(full, 32))
+    assert np.array_equal(decode_square(jpeg, 32), decode_square(full, 32))
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_refusals_name_their_kind() -> None:
     jpeg, png = encode(noise(64, 64), "JPEG"), encode(noise(64, 64))

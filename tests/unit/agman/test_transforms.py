@@ -18,6 +18,16 @@ def test_preprocess_round_trip_and_digest() -> None:
     assert preprocess.digest != Preprocess().digest
 
 
+def test_oversampling_makes_another_model_only_where_it_was_chosen() -> None:
+    chosen = Preprocess(oversampling=1)
+    assert Preprocess.from_json(chosen.to_json()) == chosen
+    assert chosen.digest != Preprocess().digest
+    assert "oversampling" not in Preprocess(oversampling=2).to_json()
+    for wrong in (0.5, float("nan"), float("inf")):
+        with pytest.raises(InvalidInput, match="oversampling"):
+            Preprocess(oversampling=wrong)
+
+
 def test_other_reading_rule_is_refused() -> None:
     with pytest.raises(InvalidInput, match="reading rule 99"):
         Preprocess.from_json({**Preprocess().to_json(), "reading_rule": 99})
