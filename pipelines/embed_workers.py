@@ -14,7 +14,7 @@ from pipelines.embedding import EmbedOptions, PartEmbedder
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
 from pipelines.scheduling import Receipt, Ref, Unit
-from pipelines.workers import ray_task
+from pipelines.workers import QUEUED, ray_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class EmbedActor:
     """The model in a Ray actor.
 
     A call loads it, not the constructor: what goes wrong comes to the driver as it is, and what may pass
-    is tried again.
+    is tried again. It works on as many units at once as it is given, so that the next one's pictures are read
+    while the model has this one's.
     """
 
     def __init__(self, lake: Lake, model: str, options: EmbedOptions) -> None:
@@ -52,7 +53,11 @@ def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int)
     found = Found(num_cpus(), num_gpus(), may_grow=is_remote())
     use_gpu = uses_gpu(options, found.num_gpus)
     actor = ray.remote(EmbedActor).options(
-        num_cpus=options.threads, num_gpus=1 if use_gpu else 0, max_restarts=-1, max_task_retries=0
+        num_cpus=options.threads,
+        num_gpus=1 if use_gpu else 0,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=QUEUED,
     )
     count = min(num_units, count_workers(options, found))
     asked = f"{options.threads} CPUs" + (" and a GPU" if use_gpu else "")

@@ -6,6 +6,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -82,7 +83,10 @@ def plan_part(shard: str, files: Sequence[FileEntry], model: str, digests: Seque
 
 
 class PartEmbedder:
-    """A model in memory that makes parts; wrapped as a Ray actor, or called directly in a test."""
+    """A model in memory that makes parts; wrapped as a Ray actor, or called directly in a test.
+
+    `run` may be called from several threads: one reads, decodes or writes while another one has the model.
+    """
 
     def __init__(self, lake: Lake, model: str, options: EmbedOptions) -> None:
         """Load the model once.
@@ -91,6 +95,7 @@ class PartEmbedder:
             InvalidInput: if a GPU is asked for and PyTorch finds none.
         """
         torch.set_num_threads(options.threads)
+        self._model_turn = Lock()
         self.lake = lake
         self.options = options
         with fetch_model(lake, model) as folder:
@@ -105,16 +110,18 @@ class PartEmbedder:
             unit: the work.
             decoded: its pictures, where they were read and decoded elsewhere.
         """
+        torch.set_num_threads(self.options.threads)  # of this thread
         plan: PartPlan = unit.payload
         pictures = decoded or Decoding(self.lake, plan, self.loaded.preprocess)
         digests: list[str] = []
         blocks: list[np.ndarray] = []
         model_s = 0.0
         for batch, pixels in pictures.batches(self.options.batch_size):
-            started = time.perf_counter()
-            blocks.append(self.embed(pixels))
+            with self._model_turn:
+                started = time.perf_counter()
+                blocks.append(self.embed(pixels))
+                model_s += time.perf_counter() - started
             digests.extend(batch)
-            model_s += time.perf_counter() - started
         started = time.perf_counter()
         names = self.loaded.taxonomy.names
         dim = self.loaded.model.config.embedding_dim
