@@ -85,9 +85,14 @@ def resolve_model(lake: Lake, model: str) -> str:
     matches = [name for name in known if name.startswith(model)]
     if len(matches) == 1:
         return matches[0]
+    if not known:
+        raise InvalidInput(
+            f"lake {lake.url}: expected a model, found none; `python jobs/train.py --help` tells how to "
+            "train one, jobs/import_checkpoint.py brings one of the authors' code, and --model takes a folder"
+        )
+    begins = f"that begins with {model!r}" if model else "to choose from"
     raise InvalidInput(
-        f"lake {lake.url}: expected one model that begins with {model!r}, found {len(matches)}; "
-        f"models here: {', '.join(known) or 'none; `python jobs/train.py --help` tells how to train one'}"
+        f"lake {lake.url}: expected one model {begins}, found {len(matches)}; name one of {', '.join(known)}"
     )
 
 
