@@ -10,39 +10,30 @@ times that of one. Floor: the workers share this machine's cores, so what those 
 workers keep busy, at most 1. A model time far above the true work of a picture keeps it at 1.
 """
 
-import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 import torch
 import tyro
 from rich.table import Table
 
-from agman.checkpoint import save_model
-from agman.model import AGMAN, ModelConfig
-from agman.taxonomy import FASHIONAI
-from agman.transforms import Preprocess
+from benchmarks.made_shards import MadeShard, make_model, make_shards
 from benchmarks.reporting import MIN_ROUNDS, console, report
 from pipelines.actors import ActorWorkers
 from pipelines.cluster import connected
 from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
 from pipelines.lake import Lake
-from pipelines.models import import_model
-from pipelines.night import NightConfig
-from pipelines.nightly import build_shards
 from pipelines.parts import round_to_half
-from pipelines.scheduling import Receipt, Unit, run_units
-from pipelines.shards.plan import ShardOptions
-from pipelines.telemetry import Run, quiet
+from pipelines.scheduling import run_units
+from pipelines.telemetry import quiet
 
 COUNTS = (1, 2, 4)
 
@@ -123,8 +114,10 @@ def main(options: Options) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # the cores of this machine are the floor
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder, connected():
         lake = Lake(options.lake or f"{folder}/lake")
-        model = _make_shards(lake, options, Path(folder) / "model")
-        shards = list(_shards(lake))
+        model = make_model(lake, Path(folder) / "model", "resnet18", options.image_size)
+        num_images = max(COUNTS) * options.images_per_worker
+        source = f"generated:num_images={num_images},size={options.image_size}"
+        shards = make_shards(lake, source, options.images_per_shard, "scaling")
         actor: Any = ray.remote(WaitingEmbedder).options(num_cpus=0, max_restarts=-1)
         embed = EmbedOptions(batch_size=options.images_per_shard, precision="float32", accelerator="cpu")
         actors = [actor.remote(lake, model, embed, options.model_ms) for _ in range(max(COUNTS))]
@@ -168,33 +161,13 @@ def floors(measured: Mapping[int, Measured], model_ms: float, num_cores: float) 
     return {f"efficiency_{count}": min(1.0, num_cores / (count * busy)) for count in measured}
 
 
-def _make_shards(lake: Lake, options: Options, folder: Path) -> str:
-    """Publish a random model and draw, fetch and pack the pictures; returns the model's id."""
-    torch.manual_seed(0)
-    network = AGMAN(ModelConfig(trunk="resnet18"), len(FASHIONAI)).eval()
-    save_model(network, FASHIONAI, Preprocess(image_size=options.image_size), folder)
-    source = f"generated:num_images={max(COUNTS) * options.images_per_worker},size={options.image_size}"
-    shards = ShardOptions(images_per_shard=options.images_per_shard)
-    config = NightConfig(lake=lake.url, source=source, shards=shards)
-    build_shards(config, Run("scaling", config, lake))
-    return import_model(lake, folder)
-
-
-def _shards(lake: Lake) -> Iterator[tuple[Receipt, list[str]]]:
-    """Yield every shard's receipt with the sha256 of its pictures."""
-    for name in sorted(lake.store.list_names("receipts/shards")):
-        made = Receipt.from_json(json.loads(lake.store.read(name).body))
-        with lake.checked(made.files[1]) as path:
-            yield made, pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()
-
-
 def _measure(
-    lake: Lake, name: str, shards: Sequence[tuple[Receipt, list[str]]], actors: list[Any], options: Options
+    lake: Lake, name: str, shards: Sequence[MadeShard], actors: list[Any], options: Options
 ) -> Measured:
     """Embed each worker's share under a model's name of its own, so that nothing is there already."""
     num_units = len(actors) * (options.images_per_worker // options.images_per_shard)
-    units: list[Unit] = [
-        plan_part(made.unit, made.files, name, digests) for made, digests in shards[:num_units]
+    units = [
+        plan_part(made.receipt.unit, made.receipt.files, name, made.digests) for made in shards[:num_units]
     ]
     remaining = iter(actors)
     workers = LastingWorkers(lambda: next(remaining), len(actors))

@@ -1,17 +1,35 @@
 """The benchmarks run and report what they promise; what they measure is not tested."""
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from inline_ray import inline_ray
 from narrow_trunk import narrow
+from PIL import Image
 
-from benchmarks import embedder, gpu, plan, quality, scaling, second_night
+from benchmarks import (
+    embedder,
+    gpu,
+    growth,
+    line,
+    memory,
+    photographs,
+    plan,
+    quality,
+    scaling,
+    second_night,
+    train,
+)
+from benchmarks.made_shards import make_model, make_shards
 from benchmarks.quality import BATCH, PAPER, Curve
 from benchmarks.reporting import in_turn
 from benchmarks.second_night import Cost
+from pipelines.lake import Lake
 
 
 def test_the_embedder_reports_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,3 +188,87 @@ def test_a_variant_has_reached_the_paper_when_it_stays_there(
     paper = [Curve(PAPER, seed, ((0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4 + 0.02 * seed)), 9) for seed in (0, 1)]
     batch = [Curve(BATCH, 0, tuple(enumerate(scores)), 9)]
     assert quality.time_share([*paper, *batch], BATCH) == share
+
+
+def test_nights_of_growing_catalogs_are_fitted_by_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agman.backbone.get_model", narrow)
+    monkeypatch.setattr(growth, "FACTORS", (1, 2))
+    threads = torch.get_num_threads()
+    try:
+        with inline_ray():
+            growth.main(growth.Options(num_images=4, picture_width=32, image_size=32))
+    finally:
+        torch.set_num_threads(threads)
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["figures"]
+    assert figures["seconds_2x"] > figures["read_source_s_2x"] > 0
+    assert figures["work_ms_per_image_1x"] > 0
+
+
+def test_start_up_is_what_a_night_without_pictures_would_cost() -> None:
+    nights = [growth.Night(n, {"read source": 1.0, "rest": 9.0 + 0.5 * n}, 0.1 * n) for n in (10, 20, 40, 80)]
+    start_s, image_s = growth.fitted(nights)
+    assert (start_s, image_s) == (pytest.approx(10), pytest.approx(0.5))
+    found = growth.figures(nights, start_s, image_s)
+    assert found["per_image_8x_over_1x"] == pytest.approx(1)
+    assert found["work_ms_per_image_8x"] == pytest.approx(100)
+
+
+def test_the_line_is_compared_with_the_faster_bare_embedder() -> None:
+    seconds = {"bare, one process": 8.0, "bare, in the workers": 5.0, "line": 10.0}
+    seconds |= {"whole line": 16.0, "Ray Data": 20.0}
+    found = line.figures(100, seconds, {(1, 1): 7.0}, [2.0, 3.0])
+    assert (found["share_of_bare_model"], found["ratio_ray_data"]) == (0.5, 1.25)
+    assert (found["peak_gib_4x_over_1x"], found["start_s"], found["images_per_s_1x1"]) == (1.5, 6, 7)
+
+
+def test_the_line_embeds_and_indexes_every_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agman.backbone.get_model", narrow)
+    lake = Lake(str(tmp_path / "lake"))
+    options = line.Options(num_images=6, images_per_shard=3, image_size=32, batch_size=2)
+    photographs.write_photographs(tmp_path / "pictures", 6, 32)
+    threads = torch.get_num_threads()
+    try:
+        with inline_ray():
+            shards = make_shards(lake, str(tmp_path / "pictures"), 3, "line")
+            model = make_model(lake, tmp_path / "model", "resnet18", 32)
+            line.Line(lake, model, shards, options).whole(copies=2)
+    finally:
+        torch.set_num_threads(threads)
+    parts = [*(tmp_path / "lake" / "embeddings").rglob("*.parquet")]
+    assert len(parts) == 2 * 2 * 8  # copies, shards, attributes
+    assert len([*(tmp_path / "lake" / "indexes").rglob("*.faiss")]) == 2 * 8
+
+
+def test_training_sides_see_the_pictures_of_their_triplets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agman.backbone.get_model", narrow)
+    threads = torch.get_num_threads()
+    options = train.Options(
+        num_images=60, buffer_samples=30, image_size=32, trunk="resnet18", triplets=2, rounds=1
+    )
+    try:
+        with inline_ray():
+            train.main(options)
+    finally:
+        torch.set_num_threads(threads)
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["figures"]
+    assert 0 < figures["waiting_share"] < 1
+    assert figures["ratio_plain_loop_float32"] > 0
+
+
+def test_photographs_are_all_different() -> None:
+    made = list(photographs.photographs(20, 64))
+    assert len(set(made)) == 20
+    assert Image.open(io.BytesIO(made[0])).size == (64, 80)
+
+
+def test_memory_is_watched_while_it_is_held(wait: Callable[..., None]) -> None:
+    with memory.PeakMemory() as before:
+        wait("a first look", lambda: before.gib > 0)
+    with memory.PeakMemory() as peak:
+        held = np.ones(1 << 28, np.uint8)
+        wait("a quarter of a GiB more", lambda: peak.gib > before.gib + 0.2)
+    assert held.all()
