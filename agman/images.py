@@ -8,6 +8,7 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,9 @@ def probe(encoded: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
         BadSample: empty, not_an_image, unsupported, too_large, too_small, or truncated (a JPEG without end
             marker after its scan, a PNG without IEND, a WebP shorter than its header says).
     """
+    plain = _plain_jpeg(encoded, max_pixels)
+    if plain is not None:
+        return plain
     with _open(encoded, max_pixels) as image:
         return ImageHeader(width=image.width, height=image.height, format=str(image.format))
 
@@ -97,6 +101,76 @@ def decode_square(
             raise BadSample("too_large", f"{image.width} x {image.height} does not fit in memory") from error
 
 
+def _plain_jpeg(encoded: bytes, max_pixels: int) -> ImageHeader | None:
+    """Return the header of a JPEG that has nothing odd about it; None leaves the judgement to Pillow.
+
+    Pillow keeps every segment for later and takes 50 microseconds, this walk from one to the next 8. It knows
+    the segments that nearly all files of the web are made of, and answers only where all of them are sound.
+    """
+    if not encoded.startswith(b"\xff\xd8\xff"):
+        return None
+    position, size = 2, (0, 0)
+    while position + 4 <= len(encoded):
+        fill, marker, length = _SEGMENT.unpack_from(encoded, position)
+        following = position + 2 + length
+        if fill != 0xFF or length < 2 or following > len(encoded):
+            return None
+        if marker == _SCAN:
+            is_whole = encoded.rfind(b"\xff\xd9", position) != -1
+            return _usual_header(size, max_pixels) if is_whole else None
+        segment = encoded[position + 4 : following]
+        if marker in _FRAMES:
+            if size != (0, 0) or not _is_sound_frame(segment):
+                return None
+            height, width = _SIZE.unpack_from(segment, 1)
+            size = (width, height)
+        elif marker not in _SOUND or not _SOUND[marker](segment):
+            return None
+        position = following
+    return None
+
+
+def _usual_header(size: tuple[int, int], max_pixels: int) -> ImageHeader | None:
+    """Return a JPEG's header if its size is within all bounds, Pillow's own too."""
+    width, height = size
+    bound = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
+    if min(size) < MIN_SIDE or width * height > bound:
+        return None
+    return ImageHeader(width=width, height=height, format="JPEG")
+
+
+def _is_sound_frame(segment: bytes) -> bool:
+    """Tell whether a frame header is of 8 bits and 1, 3 or 4 components, and describes each of them."""
+    return (
+        len(segment) >= 6
+        and segment[0] == 8
+        and segment[5] in (1, 3, 4)
+        and len(segment) == 6 + 3 * segment[5]
+    )
+
+
+def _are_sound_tables(segment: bytes) -> bool:
+    """Tell whether quantisation tables are whole, of 8 bits each."""
+    return len(segment) % 65 == 0 and all(first < 16 for first in segment[::65])
+
+
+_SEGMENT, _SIZE = struct.Struct(">BBH"), struct.Struct(">HH")
+_SCAN = 0xDA
+_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Baseline, extended and progressive."""
+_SOUND: dict[int, Callable[[bytes], bool]] = {
+    0xC4: lambda segment: True,  # Huffman tables, the restart interval and comments, which Pillow skips
+    0xDD: lambda segment: True,
+    0xFE: lambda segment: True,
+    0xDB: _are_sound_tables,
+    0xE0: lambda segment: len(segment) >= 7 or not segment.startswith(b"JFIF"),
+    0xE1: lambda segment: not segment.startswith(b"Exif"),
+    0xE2: lambda segment: len(segment) >= 14 and segment.startswith(b"ICC_PROFILE\0"),
+    0xEE: lambda segment: len(segment) >= 7,
+}
+"""By marker, whether Pillow finds nothing to say about a segment. EXIF, which it parses, is left to it."""
+
+
 def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     """Open lazily and judge the header."""
     if not encoded:
@@ -131,7 +205,8 @@ def _unreadable(encoded: bytes) -> BadSample:
 
 def _is_complete(encoded: bytes, image_format: str) -> bool:
     if image_format in ("JPEG", "MPO"):
-        return encoded.find(b"\xff\xd9", _jpeg_scan_start(encoded)) != -1
+        # From the end, where it usually is: searching 70 KB from the start takes as long as hashing them.
+        return encoded.rfind(b"\xff\xd9", _jpeg_scan_start(encoded)) != -1
     if image_format == "PNG":
         return b"IEND\xae\x42\x60\x82" in encoded
     if image_format == "WEBP":

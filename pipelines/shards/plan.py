@@ -1,7 +1,7 @@
 """Which records go into which shard: pure arithmetic, no input or output."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from typing import Any, Literal
 
@@ -54,6 +54,9 @@ class SourceRecord:
     """Shard whose tar or index is damaged: `known` is packed anew, from there where it is whole."""
 
 
+_RECORD = tuple(each.name for each in fields(SourceRecord))
+
+
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
     """What one shard is made of."""
@@ -103,4 +106,5 @@ def plan_shards(
 
 def shard_name(dataset: str, records: Sequence[SourceRecord], options: ShardOptions, salt: str = "") -> str:
     """Return the digest of everything a shard's bytes depend on."""
-    return short_digest([dataset, options.naming(), [asdict(record) for record in records], salt])
+    described = [{name: getattr(record, name) for name in _RECORD} for record in records]
+    return short_digest([dataset, options.naming(), described, salt])

@@ -122,6 +122,13 @@ class Allowed:
             raise BadSample(NOT_ALLOWED, refusal)
         return place
 
+    def has_file(self, real_path: str) -> bool:
+        """Tell whether a local file, by its absolute path without links, lies below a place.
+
+        False says nothing: a place may be the file itself. `check` decides.
+        """
+        return real_path.startswith("/") and real_path.startswith(self._beginnings)
+
     def admits(self, host: str, port: int, address: str) -> bool:
         """Tell whether a web host may be reached at an address.
 

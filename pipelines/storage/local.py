@@ -1,5 +1,6 @@
 """Objects as files below a folder; safe for many processes on one machine."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -13,6 +14,8 @@ from typing import IO
 from pipelines.storage.full import told_when_full
 from pipelines.storage.objects import BLOCK_BYTES, Versioned, check_name, file_sha256
 
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EMLINK)
+"""What a system says where a file cannot be linked, and a copy of it can."""
 STAGING = ".staging"  # temporary files live inside the root: a link or rename must not cross file systems
 
 
@@ -39,10 +42,14 @@ class LocalStore:
         """Write a temporary file, then link it: the link fails where the name exists."""
         return self._create(name, lambda file: file.write(body)) or self._path(name).read_bytes() == body
 
-    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
-        """Copy a local file beside the target, then link it."""
-        with local.open("rb") as source:
-            created = self._create(name, lambda file: shutil.copyfileobj(source, file, BLOCK_BYTES))
+    def upload_if_absent(
+        self, local: Path, name: str, *, in_parts: bool = False, is_final: bool = False
+    ) -> bool:
+        """Copy a local file beside the target, then link it; a final one of this file system is linked."""
+        created = self._link_final(name, local) if is_final else None
+        if created is None:
+            with local.open("rb") as source:
+                created = self._create(name, lambda file: shutil.copyfileobj(source, file, BLOCK_BYTES))
         return created or file_sha256(self._path(name)) == file_sha256(local)
 
     def compare_and_swap(self, name: str, body: bytes, version: str | None) -> bool:
@@ -97,13 +104,22 @@ class LocalStore:
         if path.exists():
             return False
         with self._temporary(write) as temporary:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            return _link(temporary, path)
+
+    def _link_final(self, name: str, local: Path) -> bool | None:
+        """Make a file an object without copying it; None where it is on another file system."""
+        path = self._path(name)
+        if path.exists():
+            return False
+        with told_when_full(str(self.root)):
+            with local.open("rb") as file:
+                os.fsync(file.fileno())
             try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-        _sync_folder(path.parent)
-        return True
+                return _link(local, path)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return None
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
@@ -128,6 +144,17 @@ class LocalStore:
                 yield path
             finally:
                 path.unlink(missing_ok=True)
+
+
+def _link(file: Path, path: Path) -> bool:
+    """Give a file that is on the disk its name; False where the name is taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        return False
+    _sync_folder(path.parent)
+    return True
 
 
 def _version(body: bytes) -> str:

@@ -48,7 +48,9 @@ class MemoryStore:
             self._objects[name] = (body, self._clock)
             return True
 
-    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
+    def upload_if_absent(
+        self, local: Path, name: str, *, in_parts: bool = False, is_final: bool = False
+    ) -> bool:
         """Read the file and set the entry if there is none."""
         return self.put_if_absent(name, local.read_bytes())
 

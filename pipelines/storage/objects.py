@@ -76,13 +76,16 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
+    def upload_if_absent(
+        self, local: Path, name: str, *, in_parts: bool = False, is_final: bool = False
+    ) -> bool:
         """Like `put_if_absent`, from a local file of any size in bounded memory.
 
         Args:
             local: the file.
             name: of the object.
             in_parts: send it in parts, where a store can, although it is small.
+            is_final: nobody writes to the file any more, so a store may keep it itself and not a copy.
         """
         ...
 
@@ -127,14 +130,24 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def store_file(store: ObjectStore, local: Path, name: str, num_rows: int | None = None) -> FileEntry:
+def store_file(
+    store: ObjectStore, local: Path, name: str, num_rows: int | None = None, *, sha256: str = ""
+) -> FileEntry:
     """Upload a checked local file to an immutable name and describe what is stored there now.
 
     Where a crashed or a concurrent run already stored this unit's file, that one stays and is described: its
     name comes from the unit's inputs, so it is the same work.
+
+    Args:
+        store: where.
+        local: the file.
+        name: of the object.
+        num_rows: for the description.
+        sha256: of the file, where whoever wrote it hashed what was written and nobody writes to it any more:
+            it is not read again, and the store may keep it itself.
     """
-    if store.upload_if_absent(local, name):
-        return FileEntry(name, local.stat().st_size, file_sha256(local), num_rows)
+    if store.upload_if_absent(local, name, is_final=bool(sha256)):
+        return FileEntry(name, local.stat().st_size, sha256 or file_sha256(local), num_rows)
     return describe(store, name, num_rows)
 
 

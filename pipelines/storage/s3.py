@@ -97,7 +97,9 @@ class S3Store:
             return self._holds(name, body)
         return self._put(name, body, IfMatch=version)
 
-    def upload_if_absent(self, local: Path, name: str, *, in_parts: bool = False) -> bool:
+    def upload_if_absent(
+        self, local: Path, name: str, *, in_parts: bool = False, is_final: bool = False
+    ) -> bool:
         """PutObject of a small file, a multipart upload of a larger one; both with `If-None-Match: *`."""
         target, condition = self._target(name), self._condition(IfNoneMatch="*")
         if not self._is_conditional and self.size(name) is not None:

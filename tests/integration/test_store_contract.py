@@ -1,5 +1,6 @@
 """One contract, three stores: what holds in memory must hold on disk and on S3."""
 
+import errno
 import os
 import threading
 import uuid
@@ -167,6 +168,19 @@ class TestStoreContract:
         assert store.upload_if_absent(tmp_path / "empty", "empty", in_parts=in_parts)
         assert store.size("empty") == 0
 
+    def test_a_file_that_nobody_writes_to_any_more_is_stored_alike(
+        self, store: ObjectStore, file: Path, tmp_path: Path
+    ) -> None:
+        digest = file_sha256(file)
+        assert store_file(store, file, "a/file.bin", 3, sha256=digest) == describe(store, "a/file.bin", 3)
+        assert store.upload_if_absent(file, "a/file.bin", is_final=True)
+        other = tmp_path / "other.bin"
+        other.write_bytes(b"made by a run that came second")
+        assert not store.upload_if_absent(other, "a/file.bin", is_final=True)
+        assert store_file(store, other, "a/file.bin", 3, sha256=file_sha256(other)).sha256 == digest
+        file.unlink()
+        assert store.read("a/file.bin").body == EVERY_BYTE
+
     def test_a_file_of_many_parts_is_one_object(self, store: ObjectStore, tmp_path: Path) -> None:
         large = tmp_path / "large.bin"
         large.write_bytes(MANY_PARTS)
@@ -290,6 +304,31 @@ class TestStoreContract:
 def test_other_schemes_are_refused() -> None:
     with pytest.raises(InvalidInput, match="gs://bucket"):
         open_store("gs://bucket/lake")
+
+
+def test_a_final_file_is_not_copied_on_its_own_file_system(tmp_path: Path, file: Path) -> None:
+    store = LocalStore(tmp_path / "lake")
+    assert store.upload_if_absent(file, "kept", is_final=True)
+    assert store.upload_if_absent(file, "copied")
+    assert (tmp_path / "lake/kept").samefile(file)
+    assert not (tmp_path / "lake/copied").samefile(file)
+
+
+def test_a_final_file_of_another_file_system_is_copied(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_here(source: Path, target: Path) -> None:
+        if Path(source) == file:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_here)
+    store = LocalStore(tmp_path / "lake")
+    assert store.upload_if_absent(file, "a", is_final=True)
+    assert store.read("a").body == EVERY_BYTE
+    assert not (tmp_path / "lake/a").samefile(file)
 
 
 def test_a_crashed_write_leaves_no_object(tmp_path: Path) -> None:

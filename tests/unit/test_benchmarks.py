@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks import (
     embedder,
     gpu,
     growth,
+    img2dataset,
     line,
     memory,
     photographs,
@@ -23,6 +25,7 @@ from benchmarks import (
     quality,
     scaling,
     second_night,
+    sharding,
     train,
 )
 from benchmarks.made_shards import make_model, make_shards
@@ -99,6 +102,83 @@ def test_workers_that_wait_for_their_model_embed_every_picture(
     assert 0.1 < last["figures"]["efficiency_4"] < 0.6
     receipts = [*(tmp_path / "lake" / "receipts" / "embeddings").rglob("*.json")]
     assert len(receipts) == 2 * 2 * sum(scaling.COUNTS)  # rounds with the one to warm up, units a worker
+
+
+STAND_IN = """#!{python}
+import json, pathlib, sys
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+pictures = pathlib.Path(options["--url_list"]).read_text().split()
+assert all(each.startswith("file:///") for each in pictures)
+size, folder = int(options["--number_sample_per_shard"]), pathlib.Path(options["--output_folder"])
+folder.mkdir()
+for first in range(0, len(pictures), size):
+    stats = dict(successes=len(pictures[first : first + size]), start_time=first, end_time=first + size + 0.5)
+    (folder / f"{{first:05d}}_stats.json").write_text(json.dumps(stats))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """Give an environment with a command that takes img2dataset's options and leaves its figures."""
+    command = tmp_path / "environment" / "bin" / "img2dataset"
+    command.parent.mkdir(parents=True)
+    command.write_text(STAND_IN.format(python=sys.executable))
+    command.chmod(0o755)
+    return tmp_path / "environment"
+
+
+def test_pictures_are_packed_beside_img2dataset_and_the_floor(
+    tmp_path: Path, stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "figures.json"
+    options = sharding.Options(
+        num_images=6, images_per_shard=2, rounds=1, img2dataset=stand_in, folder=tmp_path, results=results
+    )
+    with inline_ray():
+        sharding.main(options)
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert last == json.loads(results.read_text())
+    figures, floor = last["figures"], last["floor"]
+    assert figures["images_per_s_as_is_img2dataset"] == pytest.approx(6 / 6.5, abs=1e-5)
+    ours = figures["images_per_s_as_is"]
+    assert figures["ratio_as_is"] == pytest.approx(ours / figures["images_per_s_as_is_img2dataset"], rel=1e-4)
+    assert figures["share_of_floor_as_is"] == pytest.approx(ours / floor["images_per_s_as_is"], rel=1e-4)
+    assert floor["images_per_s_as_is"] < min(floor["images_per_s_cat"], floor["images_per_s_sha256sum"])
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("sharding-")] == []
+
+
+def test_without_img2dataset_ours_is_measured_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "environment").touch()  # where a folder cannot be made
+    options = sharding.Options(
+        num_images=2, images_per_shard=2, rounds=1, img2dataset=tmp_path / "environment", folder=tmp_path
+    )
+    with inline_ray():
+        sharding.main(options)
+    said = capsys.readouterr().out
+    assert "img2dataset cannot be installed; nothing is compared with it" in said
+    assert "ratio_as_is" not in json.loads(said.strip().splitlines()[-1])["figures"]
+
+
+def test_a_side_that_loses_pictures_is_not_measured(tmp_path: Path, stand_in: Path) -> None:
+    command = img2dataset.install(stand_in)
+    command.write_text(command.read_text().replace("len(pictures[", "1 + len(pictures["))
+    with pytest.raises(RuntimeError, match="packed 3 of 2 pictures"):
+        img2dataset.pack(
+            command, [tmp_path / "a", tmp_path / "b"], tmp_path / "tars", (), processes=1, shard=2
+        )
+
+
+def test_a_tar_of_no_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match="images_per_shard: expected 1 to 8, found 9"):
+        sharding.Options(num_images=8, images_per_shard=9)
+
+
+def test_drawn_pictures_differ_in_their_bytes(tmp_path: Path) -> None:
+    pictures = sharding.make_pictures(tmp_path / "pictures", 20)
+    assert len({path.read_bytes() for path in pictures}) == 20
+    assert all(50_000 < path.stat().st_size < 100_000 for path in pictures)
 
 
 def test_the_driver_plans_what_was_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

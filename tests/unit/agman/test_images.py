@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from agman import images
 from agman.errors import BadSample
 from agman.images import decode_square
 from agman.transforms import Preprocess, probe, read_pixels
@@ -180,3 +181,62 @@ def test_a_long_strip_allocates_only_the_square() -> None:
     assert pixels.shape == (3, 224, 224)
     assert pixels.dtype == torch.uint8
     assert (pixels == 60).all()
+
+
+def plain_files() -> list[bytes]:
+    """Return JPEGs of every kind of segment that files of the web begin with."""
+    colour, exif = noise(40, 30), Image.Exif()
+    exif[0x0112] = 6
+    return [
+        encode(colour, "JPEG"),
+        encode(colour, "JPEG", progressive=True, comment=b"a shop's \xff\xd9 own"),
+        encode(noise(40, 30, "L"), "JPEG", icc_profile=bytes(300)),
+        encode(noise(40, 30, "CMYK"), "JPEG", dpi=(72, 72)),
+        encode(colour, "JPEG", exif=exif),
+        encode(colour, "JPEG", restart_marker_blocks=4, icc_profile=bytes(70_000)),
+    ]
+
+
+PLAIN = plain_files()
+
+
+def judged(encoded: bytes, *, by_pillow: bool) -> object:
+    """Return a header, or the kind and message of a refusal."""
+    try:
+        if not by_pillow:
+            return probe(encoded)
+        with images._open(encoded, images.MAX_PIXELS) as image:
+            return images.ImageHeader(width=image.width, height=image.height, format=str(image.format))
+    except BadSample as error:
+        return error.kind, error.message
+
+
+@pytest.mark.parametrize("number", range(len(PLAIN)))
+def test_the_quick_look_at_a_jpeg_says_what_pillow_says(number: int) -> None:
+    assert judged(PLAIN[number], by_pillow=False) == judged(PLAIN[number], by_pillow=True)
+    has_exif = number == 4
+    assert (images._plain_jpeg(PLAIN[number], images.MAX_PIXELS) is None) == has_exif
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.integers(0, len(PLAIN) - 1),
+    st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), max_size=3),
+    st.one_of(st.just(1 << 20), st.integers(0, 900)),
+)
+def test_of_a_damaged_jpeg_the_quick_look_says_what_pillow_says(
+    number: int, changes: list[tuple[int, int]], length: int
+) -> None:
+    damaged = bytearray(PLAIN[number][:length])
+    for place, level in changes:
+        if place < len(damaged):
+            damaged[place] = level
+    assert judged(bytes(damaged), by_pillow=False) == judged(bytes(damaged), by_pillow=True)
+
+
+def test_bounds_hold_for_a_plain_jpeg() -> None:
+    with pytest.raises(BadSample, match="40 x 30 exceeds 1199 pixels"):
+        probe(PLAIN[0], max_pixels=1199)
+    assert probe(PLAIN[0], max_pixels=1200).format == "JPEG"
+    with pytest.raises(BadSample, match="shorter side below"):
+        probe(encode(noise(40, 7), "JPEG"))

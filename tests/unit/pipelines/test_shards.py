@@ -279,6 +279,15 @@ def test_a_quarantined_picture_cannot_be_read(lake: Lake, tmp_path: Path) -> Non
         read_picture(lake, made.files, row["sha256"])
 
 
+def test_files_that_come_slowly_are_fetched_several_at_once(
+    lake: Lake, records: list[SourceRecord], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quick = write(Lake(str(tmp_path / "quick")), records)
+    # With no patience every file is late, so the first one alone is fetched by itself.
+    monkeypatch.setattr("pipelines.shards.write.PATIENCE_S", -1)
+    assert write(lake, records).files == quick.files
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=5)
 source_records = st.builds(
     SourceRecord,

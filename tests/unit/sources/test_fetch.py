@@ -1,5 +1,6 @@
 import http.server
 import os
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,6 +82,39 @@ def test_reads_what_a_folder_lists(tmp_path):
     (batch,) = FolderSource(tmp_path).batches()
     assert [fetch_any(uri) for uri in batch["uri"].to_pylist()] == [b"even", b"odd"]
     assert [version_token(uri, LOCAL) for uri in batch["uri"].to_pylist()] == batch["token"].to_pylist()
+
+
+def test_a_link_is_followed_to_where_it_may_lead_and_no_further(tmp_path):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "shop/a.jpg").write_bytes(b"a")
+    (tmp_path / "shop/inside.jpg").symlink_to(tmp_path / "shop/a.jpg")
+    (tmp_path / "shop/outside.jpg").symlink_to(tmp_path / "secret")
+    (tmp_path / "shop/up").symlink_to(tmp_path)
+    (tmp_path / "alias").symlink_to(tmp_path / "shop")
+    allowed = Allowed(folder_place(str(tmp_path / "alias")))
+    for uri in ("shop/a.jpg", "alias/a.jpg", "shop/inside.jpg", "shop/up/shop/a.jpg", "shop/../alias/a.jpg"):
+        assert fetch(f"{tmp_path}/{uri}", allowed) == b"a"
+    for uri in (
+        "shop/outside.jpg",
+        "shop/up/secret",
+        "shop/../secret",
+        "secret",
+        "shop/missing/../../secret",
+    ):
+        with pytest.raises(BadSample) as caught:
+            fetch(f"{tmp_path}/{uri}", allowed)
+        assert caught.value.kind == "uri_not_allowed"
+
+
+def test_a_single_file_may_be_the_place(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    assert fetch(f"{tmp_path}/a.jpg", allow((), [f"{tmp_path}/a.jpg"])) == b"a"
+
+
+def test_without_handles_of_names_local_files_are_read_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pipelines.sources.fetch"], "_NAME_ONLY", 0)  # as on macOS
+    test_a_link_is_followed_to_where_it_may_lead_and_no_further(tmp_path)
 
 
 def test_says_what_is_wrong_with_a_local_file(tmp_path):

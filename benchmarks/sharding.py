@@ -1,0 +1,267 @@
+"""Pictures of a local folder into tars: ours against img2dataset, and against what reading and hashing allow.
+
+    python benchmarks/sharding.py
+
+Floor: every byte must be read and hashed, so `cat` and then `sha256sum` of the same files, as many processes
+at once as we use; their seconds together bound what anybody packs who knows pictures by their digest. We hash
+twice (each picture, and the tar for its receipt), write, and wait until the disk has it; img2dataset hashes
+each picture and leaves writing to the system.
+
+Makes its own pictures of 512 x 640: crops of smoothed noise at JPEG quality 85, some 75 KB, no two alike.
+Ours is the product's own way: `build_shards` of a folder into a new local lake, by Ray tasks. Ray is started
+before, and a round to warm up loads the workers. What is compared is packing, from the first unit given to
+the last receipt; reading the folder and comparing it with the catalog, which img2dataset does not do, is
+shown apart, and so is every start. img2dataset 1.47 gets an environment of its own below `.benchmarks/`, made
+where it is missing, the same pictures as `file://` addresses, tars of the same size and as many processes;
+its time is that from the start of its first shard to the end of its last.
+"""
+
+import itertools
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+from rich.table import Table
+
+from benchmarks import img2dataset
+from benchmarks.reporting import MIN_ROUNDS, console, report
+from pipelines.cluster import connected, num_cpus
+from pipelines.lake import Lake
+from pipelines.night import NightConfig
+from pipelines.nightly import build_shards
+from pipelines.shards.plan import ShardOptions
+from pipelines.telemetry import Run, quiet
+
+WIDTH, HEIGHT = 512, 640
+CANVAS = 2048
+"""Side in pixels of the noise that the pictures are cut from."""
+OCTAVES = ((256, 60), (32, 25), (8, 12), (2, 10))
+"""Cell in pixels and deviation of each layer of noise: large forms, then folds, then cloth."""
+OURS, THEIRS = "ours", "img2dataset"
+COMMANDS = ("cat", "sha256sum")
+"""The floor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Size of the work."""
+
+    num_images: int = 4096
+    """Pictures to pack."""
+    images_per_shard: int = 512
+    """Pictures of a tar."""
+    rounds: int = MIN_ROUNDS
+    """Rounds, of which the median is taken, after one to warm up."""
+    img2dataset: Path = Path(".benchmarks/img2dataset")
+    """Environment of the other side; made, by pip, where it is missing."""
+    folder: Path = Path(tempfile.gettempdir())
+    """Where pictures and tars are written, and removed again: the disk that is measured."""
+    results: Path | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        """Refuse tars without a picture."""
+        if not 1 <= self.images_per_shard <= self.num_images:
+            raise ValueError(
+                f"images_per_shard: expected 1 to {self.num_images}, found {self.images_per_shard}"
+            )
+
+
+@dataclass(slots=True)
+class Measured:
+    """Seconds of all rounds, by what was done."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, **seconds: float) -> None:
+        """Note what one round took."""
+        for name, taken in seconds.items():
+            self.seconds.setdefault(name, []).append(taken)
+
+    def median(self, name: str) -> float:
+        """Return the median of the rounds."""
+        return statistics.median(self.seconds[name])
+
+
+def main(options: Options) -> None:
+    """Make the pictures, run all sides in turn, and report."""
+    quiet()
+    command = _command(options)
+    with tempfile.TemporaryDirectory(prefix="sharding-", dir=options.folder) as name:
+        folder = Path(name)
+        pictures = make_pictures(folder / "pictures", options.num_images)
+        started = time.perf_counter()
+        with connected():
+            ray_s = time.perf_counter() - started
+            sides = _sides(options, folder, pictures, command)
+            measured = _in_turn(sides, options.rounds)
+    found = figures(measured, options.num_images) | {"ray_start_s": ray_s}
+    floor = floors(measured, options.num_images)
+    report("sharding", _table(options, found, floor), found, floor, options.results)
+
+
+def make_pictures(folder: Path, num_images: int) -> list[Path]:
+    """Write pictures that differ and compress as photographs of clothes do; returns their paths."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    canvas = _canvas(rng)
+    paths = [folder / f"{number:06d}.jpg" for number in range(num_images)]
+    columns = CANVAS - WIDTH
+    places = rng.choice(columns * (CANVAS - HEIGHT), num_images, replace=False).tolist()
+    for path, place in zip(paths, places, strict=True):
+        left, top = place % columns, place // columns
+        canvas.crop((left, top, left + WIDTH, top + HEIGHT)).save(path, "JPEG", quality=85)
+    return paths
+
+
+def figures(measured: Measured, num_images: int) -> dict[str, float]:
+    """Return images/s of each side, our ratio over img2dataset where it ran, and our share of the floor."""
+    ours = num_images / measured.median("as_is")
+    found = {
+        "images_per_s_as_is": ours,
+        "images_per_s_as_is_job": num_images / measured.median("as_is_job"),
+        "share_of_floor_as_is": ours / floors(measured, num_images)["images_per_s_as_is"],
+    }
+    if "as_is_img2dataset" in measured.seconds:
+        theirs = num_images / measured.median("as_is_img2dataset")
+        found |= {"images_per_s_as_is_img2dataset": theirs, "ratio_as_is": ours / theirs}
+        found["img2dataset_start_s"] = measured.median("img2dataset_start")
+    return found
+
+
+def floors(measured: Measured, num_images: int) -> dict[str, float]:
+    """Return what reading, hashing, and one after the other allow, images/s."""
+    seconds = {name: measured.median(name) for name in COMMANDS}
+    alone = {f"images_per_s_{name}": num_images / taken for name, taken in seconds.items()}
+    return {**alone, "images_per_s_as_is": num_images / sum(seconds.values())}
+
+
+def _command(options: Options) -> Path | None:
+    try:
+        return img2dataset.install(options.img2dataset.absolute())
+    except img2dataset.NotInstalled as error:
+        console.print(f"img2dataset cannot be installed; nothing is compared with it: {error}", style="red")
+        return None
+
+
+def _sides(
+    options: Options, folder: Path, pictures: Sequence[Path], command: Path | None
+) -> dict[str, Callable[[], dict[str, float]]]:
+    """Return what each side does in a round: it gives its seconds by name."""
+    numbers = itertools.count()
+    processes = num_cpus()
+
+    def ours() -> dict[str, float]:
+        with _removed(folder / f"lake-{next(numbers)}") as lake:
+            return _build(lake, folder / "pictures", options)
+
+    def theirs() -> dict[str, float]:
+        assert command is not None
+        with _removed(folder / f"tars-{next(numbers)}") as output:
+            made = img2dataset.pack(
+                command,
+                pictures,
+                output,
+                img2dataset.AS_IS,
+                processes=processes,
+                shard=options.images_per_shard,
+            )
+        return {"as_is_img2dataset": made.seconds, "img2dataset_start": made.start_s}
+
+    sides = {name: lambda name=name: {name: _run(name, pictures, processes)} for name in COMMANDS}
+    return {**sides, OURS: ours, **({THEIRS: theirs} if command else {})}
+
+
+def _in_turn(sides: Mapping[str, Callable[[], dict[str, float]]], rounds: int) -> Measured:
+    """Take the sides in turn, so that a slow minute of the machine meets them all alike."""
+    measured = Measured()
+    for number in range(rounds + 1):
+        console.print(f"round {number} of {rounds}" if number else "warming up")
+        for side in sides.values():
+            taken = side()
+            if number:
+                measured.add(**taken)
+    return measured
+
+
+def _build(lake: Path, pictures: Path, options: Options) -> dict[str, float]:
+    shards = ShardOptions(images_per_shard=options.images_per_shard)
+    config = NightConfig(lake=str(lake), source=str(pictures), shards=shards)
+    run = Run("sharding", config, Lake(config.lake))
+    started = time.perf_counter()
+    made = build_shards(config, run)
+    seconds = time.perf_counter() - started
+    if len(made.described) != options.num_images:
+        raise RuntimeError(f"packed {len(made.described)} of {options.num_images} pictures")
+    (packing,) = (stage.seconds for stage in run.stages if stage.name == "shard")
+    return {"as_is": packing, "as_is_job": seconds}
+
+
+def _run(command: str, pictures: Sequence[Path], processes: int) -> float:
+    """Return the seconds of a command over all pictures, dealt to some processes at once."""
+    started = time.perf_counter()
+    running = [
+        subprocess.Popen([command, *pictures[first::processes]], stdout=subprocess.DEVNULL)  # noqa: S603
+        for first in range(processes)
+    ]
+    if any([process.wait() for process in running]):
+        raise RuntimeError(f"{command} failed")
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[Path]:
+    """Give a folder's name and remove the folder after, when nobody looks at the clock."""
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _canvas(rng: np.random.Generator) -> Image.Image:
+    """Return smoothed noise in colours, CANVAS pixels square."""
+    levels = np.full((CANVAS, CANVAS, 3), 128, np.float32)
+    for cell, deviation in OCTAVES:
+        coarse = rng.normal(0, deviation, (CANVAS // cell, CANVAS // cell, 3)).astype(np.float32)
+        for channel in range(3):
+            layer = Image.fromarray(coarse[..., channel]).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
+            levels[..., channel] += np.asarray(layer)
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def _table(options: Options, found: Mapping[str, float], floor: Mapping[str, float]) -> Table:
+    table = Table(
+        title=f"{options.num_images} pictures of {WIDTH} x {HEIGHT}, {options.images_per_shard} a tar; "
+        f"medians of {options.rounds}"
+    )
+    for name, justify in (("as they are", "left"), ("images/s", "right"), ("share of the floor", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    best = floor["images_per_s_as_is"]
+    rates = {
+        "floor: cat": floor["images_per_s_cat"],
+        "floor: sha256sum": floor["images_per_s_sha256sum"],
+        "floor: one after the other": best,
+        OURS: found["images_per_s_as_is"],
+        "ours, with reading the folder and comparing": found["images_per_s_as_is_job"],
+        THEIRS: found.get("images_per_s_as_is_img2dataset"),
+    }
+    for name, rate in rates.items():
+        table.add_row(name, *((f"{rate:,.0f}", f"{rate / best:.2f}") if rate else ("not installed", "")))
+    if "ratio_as_is" in found:
+        table.add_row("ours over img2dataset", f"{found['ratio_as_is']:.2f}", "")
+    starts = {"start of Ray": found["ray_start_s"], "start of img2dataset": found.get("img2dataset_start_s")}
+    table.caption = ", ".join(f"{name} {taken:.1f} s" for name, taken in starts.items() if taken is not None)
+    return table
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
