@@ -117,7 +117,7 @@ def test_a_search_is_measured_on_what_was_made_up(tmp_path: Path, capsys: pytest
     figures, floor = last["figures"], last["floor"]
     assert figures["recall"] > 0.9
     assert 0 < figures["p50_ms"] <= figures["p99_ms"]
-    assert figures["cold_start_whole_ms"] > figures["p50_ms"]
+    assert all(figures[f"cold_start_{side}_ms"] > figures["p50_ms"] for side in search.OPENED)
     # Lists of 3,000 vectors are 219: a query reads fewer vectors than all, and the centres.
     assert 219 * 16 * 4 < floor["scanned_bytes"] < figures["index_bytes"]
 
