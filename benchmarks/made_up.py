@@ -22,6 +22,7 @@ from pipelines.lake import Lake, snapshot_file, working_folder
 from pipelines.parts import round_to_half, write_part
 from pipelines.storage.objects import store_file
 from pipelines.storage.snapshots import Group, Manifest, Part, Template, publish, read_pointer
+from pipelines.tonight import ROWS_PER_GROUP
 
 ATTRIBUTE = "neckline_design"
 MODEL = "0123456789abcdef"
@@ -157,7 +158,7 @@ def _write_catalog(path: Path, made_up: MadeUp) -> None:
                    'brand ' || i % 40 as brand, (i % 9000) / 100 as price
                 from (select range as i, printf('part-%08d', i // {made_up.rows_per_part}) as name
                       from range({made_up.num_rows})) p order by key)
-            to '{path}' (format parquet, compression zstd)"""
+            to '{path}' (format parquet, compression zstd, row_group_size {ROWS_PER_GROUP})"""
         )
 
 
