@@ -48,6 +48,8 @@ class SearchConfig:
     """Also return products without the attribute where the query has it, such as trousers under necklines."""
     snapshot: str = ""
     """Snapshot to search; empty takes the published one."""
+    verify: bool = False
+    """Compare every index file with its digest, also those that this machine compared before."""
 
 
 def main() -> None:
@@ -59,7 +61,7 @@ def main() -> None:
 
 def answer(config: SearchConfig, run: telemetry.Run) -> list[Hit]:
     """Search, print the table and draw the grid."""
-    with open_searcher(Lake(config.lake), config.snapshot or None) as searcher:
+    with open_searcher(Lake(config.lake), config.snapshot or None, verify=config.verify) as searcher:
         weights = searcher.check_weights(parse_weights(config.attribute, searcher.attributes))
         encoded, row = _query(config, searcher)
         query = searcher.embedding_of(config.key) if row else searcher.embed_image(encoded)

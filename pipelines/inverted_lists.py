@@ -102,6 +102,8 @@ def trained_index(vectors: np.ndarray, kind: str) -> faiss.Index:
     rng = np.random.default_rng(0)
     sample = vectors[np.sort(rng.permutation(len(vectors))[: num_lists(kind) * ROWS_PER_LIST])]
     index: Any = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    # float16 holds a vector without loss, but not its difference to a centre.
+    index.by_residual = False
     index.train(sample)
     index.add(sample)
     index.nprobe = _lists_to_probe(index, sample)

@@ -6,14 +6,13 @@ own labels know better: a product that they give the attribute is never left out
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import duckdb
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,13 +23,16 @@ from agman.errors import BadSample, InvalidInput
 from agman.prototypes import INVISIBLE
 from agman.taxonomy import position_in
 from agman.transforms import normalise, read_pixels
-from pipelines.index import IDS_SCHEMA, read_ids, read_index
+from pipelines.index import read_ids
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
 from pipelines.parts import Shown, read_embeddings
+from pipelines.places import CatalogRows, Places
+from pipelines.retrieval import AttributeIndex, Live, SearchThreads, live_rows, nearest_of_all
 from pipelines.shards.read import read_picture
 from pipelines.storage.snapshots import Group, Manifest, current_manifest, read_manifest
 from pipelines.values import said_of
+from pipelines.verified import Verified
 
 MIN_CANDIDATES = 200  # candidates taken per attribute before the weighted sum ranks them exactly
 
@@ -56,53 +58,80 @@ class Hit:
 class _Scored:
     """A picture of an index on its way to a hit."""
 
+    position: int
+    """Index row, as `places.Places` counts them."""
     score: float
     scores: dict[str, float]
-    sha256: str
-    group: Group
-    position: int
-    """Row of the group."""
 
 
-class _Live(NamedTuple):
-    """Which rows of a group answer a search."""
+class _Admitted(NamedTuple):
+    """What may answer a search."""
 
-    positions: np.ndarray
-    """[N] int64, ascending."""
-    hidden: int
+    live: Live
+    num_hidden: int
     """Products left out for lack of an attribute."""
 
 
-def open_searcher(lake: Lake, snapshot: str | None = None) -> "Searcher":
+def open_searcher(lake: Lake, snapshot: str | None = None, *, verify: bool = False) -> "Searcher":
     """Open the published snapshot, or the one named.
+
+    Args:
+        lake: where.
+        snapshot: its id.
+        verify: compare every file with its digest, also those that this machine compared before.
 
     Raises:
         InvalidInput: if nothing is published, or there is no such snapshot.
     """
-    return Searcher(lake, read_manifest(lake, snapshot) if snapshot else current_manifest(lake))
+    manifest = read_manifest(lake, snapshot) if snapshot else current_manifest(lake)
+    return Searcher(lake, manifest, verify=verify)
 
 
 class Searcher:
     """One snapshot opened for search; stays on it whatever is published later."""
 
-    def __init__(self, lake: Lake, manifest: Manifest) -> None:
-        """Open the catalog; indexes and the model are loaded when they are first needed."""
+    def __init__(
+        self,
+        lake: Lake,
+        manifest: Manifest,
+        *,
+        verify: bool = False,
+        mapped: bool = True,
+        num_threads: int = 0,
+    ) -> None:
+        """Open the catalog; indexes and the model are loaded when they are first needed.
+
+        Args:
+            lake: where.
+            manifest: of the snapshot.
+            verify: compare every file with its digest, also those that this machine compared before.
+            mapped: map the index files of a local lake; False reads them whole into this process.
+            num_threads: that a search may take; 0: as many as this process may use cores.
+        """
         self.lake = lake
         self.manifest = manifest
+        self._verified = Verified(lake, verify=verify)
+        self._mapped = mapped
         self._stack = ExitStack()
-        catalog = self._stack.enter_context(lake.checked(self.manifest.files["catalog.parquet"]))
+        catalog = self._stack.enter_context(self._verified.checked(self.manifest.files["catalog.parquet"]))
         self._db = duckdb.connect()
         quoted = str(catalog).replace("'", "''")
         self._db.execute(
-            f"create view catalog as select * from read_parquet('{quoted}', hive_partitioning=false)"
+            f"""create view numbered as
+            select * from read_parquet('{quoted}', hive_partitioning=false, file_row_number=true);
+            create view catalog as select * exclude (file_row_number) from numbered"""
         )
-        self._indexes: dict[tuple[str, str], faiss.Index] = {}
-        self._ids: dict[str, pa.Table] = {}
+        self._catalog = CatalogRows(catalog)
+        self._threads = SearchThreads(num_threads)
+        self._indexes: dict[str, AttributeIndex] = {}
         self._shows: dict[str, pa.Table] = {}
-        self._live: dict[tuple[str, frozenset[str]], _Live] = {}
+        self._admitted: dict[frozenset[str], _Admitted] = {}
 
     def close(self) -> None:
         """Drop temporary copies."""
+        self._verified.save()
+        self._threads.close()
+        self._catalog.close()
         self._db.close()
         self._stack.close()
 
@@ -164,10 +193,7 @@ class Searcher:
 
     def shown_on(self, row: Mapping[str, Any]) -> dict[str, Shown]:
         """Return what the model says that a catalog row's picture shows, by attribute."""
-        group = next(group for group in self.manifest.groups if row["part"] in group.parts)
-        ids = self._ids_of(group)
-        here = pc.and_(pc.equal(ids["part"], row["part"]), pc.equal(ids["row"], row["row"]))
-        return self._shown_at(group, pc.index(here, True).as_py())
+        return self._shown_at(self._places.position(row["part"], row["row"]))
 
     def shown_by(self, query: Mapping[str, np.ndarray]) -> dict[str, Shown]:
         """Return what the snapshot's model says of a picture that `embed_image` embedded."""
@@ -178,13 +204,13 @@ class Searcher:
 
     def count_hidden(self, having: Iterable[str]) -> int:
         """Return how many products a search with `having` leaves out for lack of an attribute."""
-        wanted = frozenset(having)
-        return sum(self._live_rows(group, wanted).hidden for group in self.manifest.groups)
+        return self._admit(frozenset(having)).num_hidden
 
-    def _shown_at(self, group: Group, position: int) -> dict[str, Shown]:
-        shows = self._shows_of(group)
-        said = shows["shows"][position].as_py() if "shows" in shows.column_names else {}
-        return self._shown(said)
+    def _shown_at(self, position: int) -> dict[str, Shown]:
+        number = int(np.searchsorted(self._places.starts, position, side="right")) - 1
+        shows = self._shows_of(self.manifest.groups[number])
+        row = position - int(self._places.starts[number])
+        return self._shown(shows["shows"][row].as_py() if "shows" in shows.column_names else {})
 
     def _shown(self, shows: Mapping[str, Any]) -> dict[str, Shown]:
         return {name: Shown(**(shows.get(name) or {})) for name in self.attributes}
@@ -241,126 +267,92 @@ class Searcher:
         """
         if k < 1:
             raise InvalidInput(f"k: expected at least 1, found {k}")
-        wanted = max(MIN_CANDIDATES, 4 * k) if len(weights) > 1 else k + 1
-        scored: list[_Scored] = []
-        wanted_attributes = frozenset(having)
-        for group in self.manifest.groups:
-            live = self._live_rows(group, wanted_attributes).positions
-            scored += self._search_group(group, live, query, weights, wanted)
-        scored = [item for item in scored if item.sha256 != exclude]
-        scored.sort(key=lambda item: (-item.score, item.sha256))
-        return self._hits(scored[:k], k)
+        live = self._admit(frozenset(having)).live
+        if len(weights) > 1:
+            found = [
+                self._index(name).search(query[name], max(MIN_CANDIDATES, 4 * k), live)[0] for name in weights
+            ]
+            rows = np.unique(np.concatenate(found))
+        else:
+            (name,) = weights
+            # One more, for the query's own picture.
+            rows = np.sort(nearest_of_all(*self._index(name).search(query[name], k + 1, live), k + 1))
+        return self._hits(self._scored(rows, query, weights, k + 1), k, exclude) if len(rows) else []
 
-    def _search_group(
-        self,
-        group: Group,
-        live: np.ndarray,
-        query: Mapping[str, np.ndarray],
-        weights: Mapping[str, float],
-        wanted: int,
+    def _scored(
+        self, rows: np.ndarray, query: Mapping[str, np.ndarray], weights: Mapping[str, float], wanted: int
     ) -> list[_Scored]:
-        if not len(live):
-            return []
-        candidates: set[int] = set()
-        for attribute in weights:
-            index = self._index(group, attribute)
-            selector = faiss.IDSelectorBatch(live)
-            _, found = index.search(
-                query[attribute][None].astype(np.float32),
-                min(wanted, len(live)),
-                params=_parameters(index, selector),
-            )
-            candidates.update(int(i) for i in found[0] if i >= 0)
-        rows = np.array(sorted(candidates), np.int64)
-        cosines = {
-            attribute: self._index(group, attribute).reconstruct_batch(rows) @ query[attribute]
-            for attribute in weights
-        }
-        total = sum(weights[attribute] * cosines[attribute] for attribute in weights)
-        digests = self._ids_of(group)["sha256"].take(rows).to_pylist()
+        """Score index rows, ascending; return the best `wanted` and all that tie with the last of them."""
+        cosines = {name: self._index(name).vectors(rows) @ query[name] for name in weights}
+        total = sum(weights[name] * cosines[name] for name in weights)
+        best = nearest_of_all(np.arange(len(rows)), total, wanted)
         return [
-            _Scored(
-                score=float(total[i]),
-                scores={name: float(cosines[name][i]) for name in weights},
-                sha256=digest,
-                group=group,
-                position=int(rows[i]),
-            )
-            for i, digest in enumerate(digests)
+            _Scored(int(rows[i]), float(total[i]), {name: float(cosines[name][i]) for name in weights})
+            for i in best
         ]
 
-    def _hits(self, scored: Sequence[_Scored], k: int) -> list[Hit]:
-        digests = pa.array([item.sha256 for item in scored], pa.string())
-        self._db.register("wanted", pa.table({"sha256": digests}))
-        rows = self._rows(
-            "select * from catalog where sha256 in (select sha256 from wanted) order by key", []
-        )
-        by_digest: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            by_digest.setdefault(row["sha256"], []).append(row)
-        ranked = [(item, row) for item in scored for row in by_digest[item.sha256]]
+    def _hits(self, scored: Iterable[_Scored], k: int, exclude: str | None) -> list[Hit]:
+        """Return the best k products of scored pictures."""
+        ranked = []
+        for item in scored:
+            rows = self._catalog.read(self._places.products(item.position))
+            ranked += [(item, row) for row in rows if row["sha256"] != exclude]
+        ranked.sort(key=lambda each: (-each[0].score, each[1]["sha256"], each[1]["key"]))
         return [
             Hit(
                 rank,
                 row["key"],
                 item.score,
                 item.scores,
-                item.sha256,
+                row["sha256"],
                 row,
-                self._shown_at(item.group, item.position),
+                self._shown_at(item.position),
             )
             for rank, (item, row) in enumerate(ranked[:k], start=1)
         ]
 
-    def _live_rows(self, group: Group, having: frozenset[str]) -> _Live:
+    def _admit(self, having: frozenset[str]) -> _Admitted:
         """Return the index rows that the catalog still places here, less those that lack an attribute."""
-        place = (group.name, having)
-        if place not in self._live:
-            ids = self._ids_of(group)
-            self._db.register("ids", ids.append_column("position", pa.array(range(len(ids)), pa.int64())))
-            rows = self._db.execute(
-                """select position, count(*) as products from ids join catalog using (sha256, part, row)
-                group by position order by position"""
-            ).fetchnumpy()
-            hidden = np.zeros(len(ids), bool)
+        if having not in self._admitted:
+            places = self._places
+            hidden = np.zeros(places.num_rows, bool)
             for attribute in having:
-                hidden[self._lacking(group, attribute)] = True
-            positions = np.asarray(rows["position"], np.int64)
-            is_hidden = hidden[positions]
-            products = int(np.asarray(rows["products"])[is_hidden].sum())
-            self._live[place] = _Live(positions[~is_hidden], products)
-        return self._live[place]
+                hidden |= self._lacking(attribute)
+            live = live_rows(places.alive & ~hidden, places.starts)
+            self._admitted[having] = _Admitted(live, places.count_products(hidden))
+        return self._admitted[having]
 
-    def _lacking(self, group: Group, attribute: str) -> np.ndarray:
-        """Return the index rows that the model says to lack an attribute, and no label gives it."""
-        applies = read_ids(self.lake, group, [f"shows.{attribute}.applies"])
-        if "shows" not in applies.column_names:  # written before there were values
-            return np.zeros(0, np.int64)
-        lacks = pc.equal(pc.struct_field(applies["shows"], [attribute, "applies"]), False)
-        rows = self._ids_of(group).append_column("position", pa.array(range(len(applies)), pa.int64()))
-        self._db.register("lacking", rows.filter(lacks))
-        found = self._db.execute(
-            """select position from lacking join catalog using (sha256, part, row) group by position
-            having not bool_or(coalesce(len(labels[$name]) > 0 and labels[$name] <> [$absent], false))""",
+    def _lacking(self, attribute: str) -> np.ndarray:
+        """Return, by index row, what the model says to lack an attribute, and no label gives it."""
+        said = [_says_lacking(self.lake, group, attribute) for group in self.manifest.groups]
+        lacking = np.concatenate([np.zeros(0, bool), *said])
+        if not lacking.any():
+            return lacking
+        labelled = self._db.execute(
+            """select file_row_number from numbered
+            where coalesce(len(labels[$name]) > 0 and labels[$name] <> [$absent], false)""",
             {"name": attribute, "absent": INVISIBLE},
         ).fetchnumpy()
-        return np.asarray(found["position"], np.int64)
+        is_labelled = np.zeros(self._catalog.num_rows, bool)
+        is_labelled[np.asarray(labelled["file_row_number"], np.int64)] = True
+        return lacking & ~self._places.positions_of(is_labelled)
 
-    def _ids_of(self, group: Group) -> pa.Table:
-        if group.name not in self._ids:
-            self._ids[group.name] = read_ids(self.lake, group, IDS_SCHEMA.names)
-        return self._ids[group.name]
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.manifest, self._catalog.path)
 
     def _shows_of(self, group: Group) -> pa.Table:
         if group.name not in self._shows:
             self._shows[group.name] = read_ids(self.lake, group, ["shows"])
         return self._shows[group.name]
 
-    def _index(self, group: Group, attribute: str) -> faiss.Index:
-        place = (group.name, attribute)
-        if place not in self._indexes:
-            self._indexes[place] = read_index(self.lake, group.files[attribute])
-        return self._indexes[place]
+    def _index(self, attribute: str) -> AttributeIndex:
+        if attribute not in self._indexes:
+            self._indexes[attribute] = AttributeIndex(
+                self._verified, attribute, self.manifest.groups, self._threads, mapped=self._mapped
+            )
+            self._verified.save()
+        return self._indexes[attribute]
 
     def _rows(self, query: str, parameters: list[Any]) -> list[dict[str, Any]]:
         found: pa.Table = self._db.sql(query, params=parameters).to_arrow_table()
@@ -379,8 +371,10 @@ def attributes_had(shows: Mapping[str, Shown], attributes: Iterable[str]) -> lis
     return [name for name in attributes if shows[name].value is not None]
 
 
-def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> Any:
-    # FAISS' stubs do not know the keyword arguments that its Python wrapper adds.
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)  # type: ignore[call-arg]
-    return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+def _says_lacking(lake: Lake, group: Group, attribute: str) -> np.ndarray:
+    """Return, by row of a group, whether the model says that it lacks an attribute."""
+    applies = read_ids(lake, group, [f"shows.{attribute}.applies"])
+    if "shows" not in applies.column_names:  # written before there were values
+        return np.zeros(group.num_rows, bool)
+    said = pc.struct_field(applies["shows"], [attribute, "applies"])
+    return np.asarray(pc.fill_null(pc.invert(said), False))

@@ -12,6 +12,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = "60"
 os.environ.pop("RAY_ADDRESS", None)
+os.environ["XDG_CACHE_HOME"] = str(RAY_FOLDER / "cache")  # what readers remember goes with the tests
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

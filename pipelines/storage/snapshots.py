@@ -41,7 +41,7 @@ class Group:
 
     name: str
     kind: str
-    """`flat` is exact; anything else is FAISS' name of what was built."""
+    """`flat` is an exact search; anything else is FAISS' name of what was built."""
     parts: tuple[str, ...]
     num_rows: int
     ids: FileEntry

@@ -24,11 +24,13 @@ from benchmarks import (
     plan,
     quality,
     scaling,
+    search,
     second_night,
     sharding,
     train,
 )
 from benchmarks.made_shards import make_model, make_shards
+from benchmarks.made_up import MadeUp
 from benchmarks.quality import BATCH, PAPER, Curve
 from benchmarks.reporting import in_turn
 from benchmarks.second_night import Cost
@@ -196,6 +198,39 @@ def test_the_driver_plans_what_was_made_up(tmp_path: Path, monkeypatch: pytest.M
     assert (figures["rows"], figures["reused"], figures["pictures"]) == (3000, 2800, 3000)
     assert (figures["shards"], figures["parts"]) == (1, 7)  # 3,000 records in shards of 512, and the new one
     assert 0 < figures["read_and_compare_s"] < figures["seconds"]
+
+
+def test_a_search_is_measured_on_what_was_made_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "figures.json"
+    options = search.Options(
+        rows=3000, dim=16, exact_rows=1000, queries=3, rounds=1, lake=str(tmp_path / "lake"), results=results
+    )
+    threads = torch.get_num_threads()
+    try:
+        search.main(options)
+    finally:
+        torch.set_num_threads(threads)
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert last == json.loads(results.read_text())
+    figures, floor = last["figures"], last["floor"]
+    assert figures["recall"] > 0.9
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert all(figures[f"cold_start_{side}_ms"] > figures["p50_ms"] for side in search.OPENED)
+    # Lists of 3,000 vectors are 219: a query reads fewer vectors than all, and the centres.
+    assert 219 * 16 * 4 < floor["scanned_bytes"] < figures["index_bytes"]
+
+
+def test_made_up_vectors_are_those_of_their_seed_as_the_lake_stores_them() -> None:
+    made_up = MadeUp(num_rows=1000, dim=32, rows_per_part=300)
+    parts = [made_up.part(number) for number in range(made_up.num_parts)]
+    every = np.concatenate(parts)
+    assert [len(part) for part in parts] == [300, 300, 300, 100]
+    assert np.array_equal(parts[2], MadeUp(num_rows=1000, dim=32, rows_per_part=300).part(2))
+    assert np.array_equal(every, every.astype(np.float16))
+    assert np.abs(np.linalg.norm(every, axis=1) - 1).max() < 1e-3
+    queries = made_up.queries(5)
+    assert made_up.exact(queries, 7) == pytest.approx(-np.sort(-queries @ every.T, axis=1)[:, :7], abs=1e-6)
+    assert not np.array_equal(queries, MadeUp(num_rows=1000, dim=32, seed=1).queries(5))
 
 
 def test_efficiency_is_of_one_worker_and_its_floor_of_the_cores() -> None:

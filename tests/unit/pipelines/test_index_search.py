@@ -229,7 +229,7 @@ def test_inverted_lists_find_what_exact_search_finds() -> None:
     vectors = (centres[rng.integers(0, 40, 4000)] + 0.1 * rng.standard_normal((4000, 16))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     kind = choose_kind(len(vectors), IndexOptions(exact_rows=1000))
-    assert kind == "IVF252,Flat"
+    assert kind == "IVF252,SQfp16"
     trained = trained_index(vectors, kind)
     assert trained.ntotal == 0
     index = build_index(vectors, trained)
@@ -246,7 +246,7 @@ def test_deleted_products_stay_out_of_inverted_lists_too(small_lake: Any) -> Non
         small_lake.add_part(f"shard{number}", 300, seed=number)
     rows = small_lake.places()
     manifest = small_lake.manifest(rows[::2], options=IndexOptions(exact_rows=100, parts_per_group=2))
-    assert [group.kind for group in manifest.groups] == ["IVF120,Flat"] * 2
+    assert [group.kind for group in manifest.groups] == ["IVF120,SQfp16"] * 2
     with Searcher(small_lake.lake, manifest) as searcher:
         hits = searcher.search(query_of(small_lake.vectors[rows[1]["sha256"]]), {"collar_design": 1.0}, 20)
         assert {hit.key for hit in hits} <= {row["key"] for row in rows[::2]}
@@ -255,7 +255,7 @@ def test_deleted_products_stay_out_of_inverted_lists_too(small_lake: Any) -> Non
 
 def test_a_small_group_is_exact() -> None:
     options = IndexOptions(exact_rows=10)
-    assert (choose_kind(10, options), choose_kind(11, options)) == ("flat", "IVF2,Flat")
+    assert (choose_kind(10, options), choose_kind(11, options)) == ("flat", "IVF2,SQfp16")
     with pytest.raises(ValueError, match="parts_per_group"):
         IndexOptions(parts_per_group=0)
 

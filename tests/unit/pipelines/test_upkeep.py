@@ -85,7 +85,7 @@ def test_a_group_of_which_something_is_damaged_is_built_anew(damaged: str) -> No
 
 def test_a_catalog_that_outgrows_exact_search_gets_lists_for_all_groups() -> None:
     found = decide([group("g1", ["p1"], rows=600)], None, {"p1": 600, "p2": 600}, (), OPTIONS)
-    assert (found.kind, found.template, names(found)) == ("IVF138,Flat", None, [])
+    assert (found.kind, found.template, names(found)) == ("IVF138,SQfp16", None, [])
     assert found.reasons == ("inverted lists trained: 1200 rows, exact search up to 1000",)
     assert decide((), None, {"p1": 1200}, (), OPTIONS).reasons == ()
     shrunk = decide([group("g1", ["p1"], template=LISTS.name)], LISTS, {"p1": 10}, (), OPTIONS)
