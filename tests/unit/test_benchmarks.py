@@ -20,6 +20,7 @@ from benchmarks import (
     img2dataset,
     line,
     memory,
+    parquet,
     photographs,
     plan,
     quality,
@@ -387,3 +388,16 @@ def test_memory_is_watched_while_it_is_held(wait: Callable[..., None]) -> None:
         held = np.ones(1 << 28, np.uint8)
         wait("a quarter of a GiB more", lambda: peak.gib > before.gib + 0.2)
     assert held.all()
+
+
+def test_the_column_is_compared_in_every_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up = MadeUp(num_rows=300, dim=16)
+    vectors = made_up.part(0)
+    query = made_up.queries(1)[0]
+    expected = [f"{row:064x}" for row in np.argsort(-(vectors @ query))[:10]]
+    for path in parquet.write_all(tmp_path, vectors).values():
+        np.testing.assert_allclose(parquet.read_with_pyarrow(path), vectors, rtol=1e-3)
+        assert set(parquet.nearest_with_duckdb(path, query)[:5]) <= set(expected)
+    parquet.main(parquet.Options(rows=300, dim=16))
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["figures"]
+    assert 0 < figures["bytes_over_unrounded"] < 1
