@@ -41,7 +41,7 @@ class TrainConfig:
     """Start, or go on after a loss, with as few workers as this, and take more when they come, up to
     `num_workers`: each change goes back to the last checkpoint. 0 waits for all of them."""
     cpus_per_worker: int = 1
-    """CPUs that each worker reserves and computes with."""
+    """CPUs that each worker reserves, to compute with and to decode the next pictures beside that."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: a GPU for each worker where there are any now, and no more workers than GPUs; `gpu` waits for
     them on a cluster and refuses to train without on one machine; `cpu` leaves them alone."""

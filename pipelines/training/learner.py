@@ -275,6 +275,7 @@ def _open_pools(
             config.preprocess,
             capacity=capacity,
             seed=_seed(config, share),
+            threads=config.cpus_per_worker,
         )
         for share in shares
     }

@@ -2,10 +2,13 @@
 
 The pool holds at most `capacity` decoded pictures. While the share fits, it is read once and the draw is the
 paper's sampler exactly; a larger share flows through, one fresh picture for each triplet drawn. A picture is
-held once, with all that its training uses show: twice, it would be its own positive.
+held once, with all that its training uses show: twice, it would be its own positive. Pictures are decoded
+before their turn, in threads beside the one that learns.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 from typing import Any
 
@@ -23,13 +26,22 @@ from pipelines.shards.read import Sample
 from pipelines.training.pictures import Share
 
 SHUFFLE_SAMPLES = 1000
+DECODED_AHEAD = 64
+"""Pictures: more than the usual step takes, so that the next one's are ready when it begins."""
 
 
 class SamplePool:
     """Decoded pictures by slot, with the triplet buffer over their labels."""
 
     def __init__(
-        self, share: Share, taxonomy: Taxonomy, preprocess: Preprocess, *, capacity: int, seed: int
+        self,
+        share: Share,
+        taxonomy: Taxonomy,
+        preprocess: Preprocess,
+        *,
+        capacity: int,
+        seed: int,
+        threads: int = 1,
     ) -> None:
         """Fill the pool from tars.
 
@@ -39,6 +51,7 @@ class SamplePool:
             preprocess: how pictures are read.
             capacity: most pictures held: 3 x image_size² bytes each.
             seed: of the triplet draws and of the stream's shuffle.
+            threads: that decode.
 
         Raises:
             InvalidInput: if there is no picture to hold.
@@ -46,6 +59,7 @@ class SamplePool:
         self._share = share
         self._preprocess = preprocess
         self._seed = seed
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._bad: set[str] = set()
         self._buffer = TripletBuffer(taxonomy, seed=seed)
         self._digests: list[str] = []
@@ -54,8 +68,8 @@ class SamplePool:
         self._held: set[str] = set()
         # A pool that holds the whole share never needs to flow.
         self._flows = False
-        for sample, labels in share.stream():
-            pixels = None if sample.sha256 in self._held else self._read(sample)
+        for sample, labels, decoded in self._decoded(share.stream()):
+            pixels = self._fresh_pixels(sample, decoded)
             if pixels is None:
                 continue
             if len(self._pixels) == capacity:
@@ -173,15 +187,34 @@ class SamplePool:
             stream = mixed(self._share.stream([urls[i] for i in order]))
             already = self._num_read if epoch == self._epoch else 0
             self._epoch, self._num_read = epoch, already
-            for sample, labels in islice(stream, already, None):
+            for sample, labels, decoded in self._decoded(islice(stream, already, None)):
                 self._num_read += 1
-                pixels = None if sample.sha256 in self._held else self._read(sample)
+                pixels = self._fresh_pixels(sample, decoded)
                 if pixels is not None:
                     yield sample.sha256, pixels, labels
 
-    def _read(self, sample: Sample) -> Tensor | None:
+    def _decoded(
+        self, stream: Iterable[tuple[Sample, Labels]]
+    ) -> Iterator[tuple[Sample, Labels, "Future[Tensor] | None"]]:
+        """Give a stream in its order, some pictures late: those between are being decoded.
+
+        One that is held now is left for its turn, when it may not be held any more.
+        """
+        waiting: deque[tuple[Sample, Labels, Future[Tensor] | None]] = deque()
+        for sample, labels in stream:
+            is_held = sample.sha256 in self._held
+            decoded = None if is_held else self._threads.submit(read_pixels, sample.encoded, self._preprocess)
+            waiting.append((sample, labels, decoded))
+            if len(waiting) > DECODED_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _fresh_pixels(self, sample: Sample, decoded: "Future[Tensor] | None") -> Tensor | None:
+        """Return a picture's pixels; None where it is held already or cannot be decoded."""
+        if sample.sha256 in self._held:
+            return None
         try:
-            return read_pixels(sample.encoded, self._preprocess)
+            return decoded.result() if decoded else read_pixels(sample.encoded, self._preprocess)
         except BadSample:
             self._bad.add(sample.sha256)
             return None

@@ -83,10 +83,10 @@ def open_learner(asked: TrainConfig, dataset: Dataset, *, rank: int = 0, num_ran
 
 
 def sample_pool(
-    dataset: Dataset, taxonomy: Taxonomy = TAXONOMY, *, capacity: int, seed: int = 0
+    dataset: Dataset, taxonomy: Taxonomy = TAXONOMY, *, capacity: int, seed: int = 0, threads: int = 1
 ) -> SamplePool:
     share = training_pictures(dataset, taxonomy).share(0, 1)
-    return SamplePool(share, taxonomy, PREPROCESS, capacity=capacity, seed=seed)
+    return SamplePool(share, taxonomy, PREPROCESS, capacity=capacity, seed=seed, threads=threads)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -182,6 +182,20 @@ def test_a_pool_holds_every_picture_once_with_all_that_it_shows(
         for pool in pools:
             pool.refresh(7)
         assert resumed.state_dict()["flow"] == whole.state_dict()["flow"]
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_decoding_ahead_changes_nothing(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    one = sample_pool(dataset, capacity=5)
+    monkeypatch.setattr("pipelines.training.samples.DECODED_AHEAD", ahead)
+    several = sample_pool(dataset, capacity=5, threads=3)
+    for _ in range(12):
+        for pool in (one, several):
+            pool.refresh(5)
+        assert several.state_dict()["flow"] == one.state_dict()["flow"]
+        assert torch.equal(several.pixels(np.arange(5)), one.pixels(np.arange(5)))
 
 
 def test_a_flowing_pool_goes_on_without_reading_what_flowed_by(dataset: Dataset) -> None:
