@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptShard
-from pipelines.inverted_lists import imbalance_of
+from pipelines.inverted_lists import imbalance_of, kind_of_lists, lists_of
 from pipelines.lake import Lake, index_file, index_ids, short_digest, working_folder
 from pipelines.parts import read_embeddings, read_values, round_to_half
 from pipelines.scheduling import Receipt, Unit
@@ -32,6 +32,8 @@ from pipelines.storage.snapshots import Group, Part, Template
 LISTS_PER_ROOT_ROW = 4  # lists = 4 sqrt(rows), FAISS' own advice for up to a million rows
 IDS_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int32()), ("sha256", pa.string())])
 MIN_ROWS_PER_LIST = 4  # of a catalog so small that only a test or a small bound gives it lists
+MIN_COMPRESSED_ROWS = 1000  # fewer do not show how vectors are to be compressed
+LISTED_BYTES = 16  # of a row in a list: its number, and where it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,9 @@ class IndexOptions:
 
     exact_rows: int = 200_000
     """A catalog of at most so many pictures is searched exactly (`flat`), a larger one by inverted lists."""
+    max_memory_gib: float = 0
+    """Memory that a search may take for an attribute. Where vectors of float16 would take more, lists hold
+    compressed ones, and the true ones stay on disk but for the candidates of a query. 0: no bound."""
     parts_per_group: int = 64
     """Parts of one group of FAISS files: the unit of work."""
     min_live_share: float = 0.5
@@ -58,6 +63,8 @@ class IndexOptions:
         """Refuse an empty group."""
         if self.parts_per_group < 1:
             raise ValueError(f"parts_per_group: expected at least 1, found {self.parts_per_group}")
+        if self.max_memory_gib < 0:
+            raise ValueError(f"max_memory_gib: expected 0 or more, found {self.max_memory_gib}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +91,20 @@ def plan_groups(
         )
 
 
-def choose_kind(num_rows: int, options: IndexOptions) -> str:
-    """Return `flat`, an exact search, for a small catalog, else FAISS' name of an inverted file."""
-    if num_rows <= options.exact_rows:
-        return "flat"
-    lists = min(int(LISTS_PER_ROOT_ROW * num_rows**0.5), num_rows // MIN_ROWS_PER_LIST)
-    return f"IVF{max(1, lists)},SQfp16"
+def choose_kind(num_rows: int, options: IndexOptions, dim: int = 0) -> str:
+    """Return `flat`, an exact search, for a small catalog, else FAISS' name of an inverted file.
+
+    Args:
+        num_rows: live pictures.
+        options: bounds.
+        dim: of the vectors; needed where `max_memory_gib` bounds them.
+    """
+    lists = max(1, min(int(LISTS_PER_ROOT_ROW * num_rows**0.5), num_rows // MIN_ROWS_PER_LIST))
+    held = num_rows * (2 * dim + LISTED_BYTES) + 4 * lists * dim
+    bound = options.max_memory_gib * (1 << 30)
+    if 0 < bound < held and num_rows >= MIN_COMPRESSED_ROWS:
+        return kind_of_lists(lists, dim, compressed=True)
+    return "flat" if num_rows <= options.exact_rows else kind_of_lists(lists, dim, compressed=False)
 
 
 def build_group(lake: Lake, unit: Unit) -> Receipt:
@@ -142,8 +157,8 @@ def build_index(vectors: np.ndarray, empty: faiss.Index | None = None) -> faiss.
 
 def with_rows_found(empty: faiss.Index) -> faiss.Index:
     """Return trained lists, empty, that will tell where each of their rows is."""
-    index: Any = empty
-    index.make_direct_map()
+    if not isinstance(empty, faiss.IndexRefine):  # which has its vectors in the order of their rows
+        lists_of(empty).make_direct_map()
     return empty
 
 

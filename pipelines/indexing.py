@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import pyarrow.parquet as pq
+
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.inverted_lists import plan_template, template_of, train_template
 from pipelines.lake import Lake
@@ -58,7 +60,9 @@ def index_parts(
     """
     if not parts:
         return Indexed()
-    found = decide(parent.groups if parent else (), parent.template if parent else None, live, spent, options)
+    groups, template = (parent.groups, parent.template) if parent else ((), None)
+    dim = _dimension(lake, parts[0]) if options.max_memory_gib else 0
+    found = decide(groups, template, live, spent, options, dim)
     template = found.template
     is_new = found.kind != "flat" and template is None
     if is_new:
@@ -77,6 +81,13 @@ def index_parts(
     if template and is_new:
         template = replace(template, imbalance=mean_imbalance(built))
     return Indexed((*found.kept, *built), template, found.reasons)
+
+
+def _dimension(lake: Lake, part: Part) -> int:
+    """Return the components of a vector."""
+    with lake.checked(next(iter(part.files.values()))) as path:
+        size: int = pq.read_schema(path).field("embedding").type.list_size
+    return size
 
 
 def _train(lake: Lake, units: Sequence[Unit], kind: str, num_rows: int, run: RunStage) -> Template:

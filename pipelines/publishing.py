@@ -1,7 +1,7 @@
 """From a finished night to a published snapshot: files, gates, report, manifest, one swap."""
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -27,7 +27,14 @@ from pipelines.redaction import redacted, shown_uri
 from pipelines.repair import parts_of
 from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
-from pipelines.storage.snapshots import Manifest, new_snapshot_id, publish, put_manifest
+from pipelines.storage.snapshots import (
+    Group,
+    Manifest,
+    Verdict,
+    new_snapshot_id,
+    publish,
+    put_manifest,
+)
 from pipelines.tables import same_rows
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
@@ -117,21 +124,47 @@ def _plan_probe(night: Night) -> Probe:
 def _judge(night: Night, counts: dict[str, int], probe: Probe) -> list[Gate]:
     gates = quality.count_gates(counts, night.tonight.count_twice_embedded(), night.config.gates)
     gates.append(quality.cover_gate(night.tonight.live_rows().keys(), night.indexed.groups))
-    parts = night.parts()
     attributes = night.attributes if night.indexed.groups else ()
     with night.run.stage("gates", len(attributes), "attributes") as stage:
         probed = start_probe(night.lake, night.model, probe, night.config.embed, night.config.gates)
-        task = ray.remote(quality.index_gates)
-        refs: list[Any] = [
-            task.remote(night.lake, name, night.indexed.groups, parts, night.config.gates)
-            for name in attributes
-        ]
-        for ref in refs:
-            judged: list[Gate] = result_of(ref)
-            gates += judged
+        for name, verdicts in _verdicts(night, attributes):
+            kinds = sorted({group.kind for group in night.indexed.groups})
+            gates += quality.index_gates(name, ", ".join(kinds), verdicts, night.config.gates)
             stage.advance(1)
         gates += result_of(probed)
     return gates
+
+
+def _verdicts(night: Night, attributes: Sequence[str]) -> Iterator[tuple[str, list[Verdict]]]:
+    """Yield each attribute with the verdicts on all groups, and keep them with the groups.
+
+    Only what has no verdict yet, and what somebody wrote to since, is read.
+    """
+    options, parts = night.config.gates, {part.name: part for part in night.parts()}
+    stamps = quality.stamps_of(night.lake, night.model)
+    task = ray.remote(quality.judge_groups)
+    refs: list[tuple[str, Any]] = []
+    for name in attributes:
+        groups = night.indexed.groups
+        keys = {group.name: quality.judgement(name, group, parts, options, stamps) for group in groups}
+        fresh = quality.unjudged(name, groups, keys)
+        needed = {part: parts[part] for group in fresh for part in group.parts}
+        ref = task.remote(night.lake, name, fresh, needed, keys, options) if fresh else None
+        refs.append((name, ref))
+    for name, ref in refs:
+        judged: dict[str, Verdict] = result_of(ref) if ref is not None else {}
+        night.indexed = replace(night.indexed, groups=_with(night.indexed.groups, name, judged))
+        yield name, [group.judged[name] for group in night.indexed.groups]
+
+
+def _with(groups: Sequence[Group], attribute: str, judged: Mapping[str, Verdict]) -> tuple[Group, ...]:
+    """Return groups with further verdicts, by group, on one attribute."""
+    return tuple(
+        replace(group, judged={**group.judged, attribute: judged[group.name]})
+        if group.name in judged
+        else group
+        for group in groups
+    )
 
 
 def _manifest(

@@ -8,13 +8,15 @@ import numpy as np
 
 from pipelines.errors import GateFailed
 from pipelines.index import read_ids, read_index
-from pipelines.lake import Lake
+from pipelines.lake import Lake, digest_of
 from pipelines.parts import NORM_TOLERANCE, read_embeddings
 from pipelines.storage.objects import FileEntry
-from pipelines.storage.snapshots import Group, Part
+from pipelines.storage.snapshots import Group, Part, Verdict
 
 NEIGHBOURS = 10
 SAMPLE_SEED = 0
+JUDGED = 1
+"""Version of how a group is judged: verdicts of another one do not hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,41 +92,79 @@ def reconciliation(counts: Mapping[str, int]) -> str:
     )
 
 
-def index_gates(
-    lake: Lake, attribute: str, groups: Sequence[Group], parts: Sequence[Part], options: GateOptions
-) -> list[Gate]:
-    """Judge one attribute's index against exact search over the Parquet parts, which it was built from.
+def stamps_of(lake: Lake, model: str) -> dict[str, str]:
+    """Return what the store tells of every embedding and index file of a model, without reading one."""
+    folders = (f"embeddings/model={model}", f"indexes/{model}")
+    return dict(pair for folder in folders for pair in lake.store.list_stamps(folder))
+
+
+def judgement(
+    attribute: str, group: Group, parts: Mapping[str, Part], options: GateOptions, stamps: Mapping[str, str]
+) -> str:
+    """Return the key under which a verdict on an attribute of a group holds.
+
+    Args:
+        attribute: whose files are judged.
+        group: the group.
+        parts: by name, at least those of the group.
+        options: what is asked of it; bounds are no part of a verdict.
+        stamps: as `stamps_of` gives them: a file that anybody wrote to is judged, and so read, again.
+    """
+    entries = [group.ids, group.files[attribute], *(parts[name].files[attribute] for name in group.parts)]
+    seen = [(entry.name, entry.sha256, stamps.get(entry.name, "")) for entry in entries]
+    return digest_of([JUDGED, NEIGHBOURS, SAMPLE_SEED, options.recall_queries, attribute, seen])
+
+
+def unjudged(attribute: str, groups: Sequence[Group], keys: Mapping[str, str]) -> list[Group]:
+    """Return the groups of which no verdict holds; `keys` are their judgements by name."""
+    return [
+        group
+        for group in groups
+        if attribute not in group.judged or group.judged[attribute].key != keys[group.name]
+    ]
+
+
+def judge_groups(
+    lake: Lake,
+    attribute: str,
+    groups: Sequence[Group],
+    parts: Mapping[str, Part],
+    keys: Mapping[str, str],
+    options: GateOptions,
+) -> dict[str, Verdict]:
+    """Compare an attribute's index with exact search over the Parquet parts, which it was built from.
 
     Args:
         lake: where.
         attribute: whose files are read.
-        groups: all groups of the snapshot.
-        parts: the parts of these groups.
-        options: bounds.
+        groups: those to judge.
+        parts: by name, at least those of these groups.
+        keys: by group, as `judgement` gives them.
+        options: how many queries are asked.
+
+    Returns:
+        By group.
+
+    Raises:
+        CorruptShard: if a file is not what its entry says.
     """
-    files = {part.name: part.files[attribute] for part in parts}
-    norms: list[np.ndarray] = []
-    recalls: list[np.ndarray] = []
-    selves: list[np.ndarray] = []
-    for group in groups:
-        vectors, digests = _group_vectors(lake, group, {name: files[name] for name in group.parts})
-        index = read_index(lake, group.files[attribute])
-        norms.append(np.abs(np.linalg.norm(vectors, axis=1) - 1))
-        rows = _sample(len(vectors), options.recall_queries)
-        found, own = _recall(index, vectors, rows)
-        recalls.append(found)
-        selves.append(own)
-        if digests != read_ids(lake, group, ["sha256"])["sha256"].to_pylist():
-            selves.append(np.zeros(1))
-    recall = float(np.mean(np.concatenate(recalls)))
-    itself = float(np.mean(np.concatenate(selves)))
-    norm = float(np.max(np.concatenate(norms)))
+    return {
+        group.name: _judge_group(lake, attribute, group, parts, keys[group.name], options) for group in groups
+    }
+
+
+def index_gates(attribute: str, kind: str, verdicts: Sequence[Verdict], options: GateOptions) -> list[Gate]:
+    """Judge one attribute's index by the verdicts on all of its groups; `kind` is theirs."""
+    recall = sum(each.recall for each in verdicts) / sum(each.queries for each in verdicts)
+    itself = sum(each.found for each in verdicts) / sum(each.selves for each in verdicts)
+    norm = max(each.norm for each in verdicts)
     return [
         Gate(
             f"recall@10 {attribute}",
             recall >= options.min_recall,
             round(recall, 4),
             f">= {options.min_recall}",
+            kind,
         ),
         Gate(f"self-query {attribute}", itself == 1.0, itself, "== 1.0", "a row's own vector finds it"),
         Gate(f"unit norm {attribute}", norm <= NORM_TOLERANCE, round(norm, 6), f"<= {NORM_TOLERANCE}"),
@@ -144,6 +184,25 @@ def check_gates(gates: Sequence[Gate], report: str) -> None:
             f"{len(failed)} of {len(gates)} gates failed, what was published goes on serving: {said}; "
             f"see {report}"
         )
+
+
+def _judge_group(
+    lake: Lake, attribute: str, group: Group, parts: Mapping[str, Part], key: str, options: GateOptions
+) -> Verdict:
+    files = {name: parts[name].files[attribute] for name in group.parts}
+    vectors, digests = _group_vectors(lake, group, files)
+    rows = _sample(len(vectors), options.recall_queries)
+    recalls, selves = _recall(read_index(lake, group.files[attribute]), vectors, rows)
+    if digests != read_ids(lake, group, ["sha256"])["sha256"].to_pylist():
+        selves = np.append(selves, 0.0)
+    return Verdict(
+        key=key,
+        queries=len(recalls),
+        recall=float(recalls.sum()),
+        selves=len(selves),
+        found=float(selves.sum()),
+        norm=float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max()),
+    )
 
 
 def _group_vectors(lake: Lake, group: Group, files: Mapping[str, FileEntry]) -> tuple[np.ndarray, list[str]]:

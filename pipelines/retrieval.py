@@ -2,8 +2,10 @@
 
 Groups that were built with the same trained lists have the same centres, so which lists to probe is settled
 once for a query, not for every file. FAISS answers a single query with one thread, so groups are shared among
-threads. A file is mapped into memory where it lies on a local disk: opening it reads next to nothing, the
-processes of a machine share its pages, and what no query touches is never read.
+threads. Of compressed lists, the best candidates of all groups are scored by their true vectors.
+
+A file is mapped into memory where it lies on a local disk: opening it reads next to nothing, the processes of
+a machine share its pages, and what no query touches is never read.
 """
 
 import os
@@ -17,6 +19,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.inverted_lists import REFINED, lists_of
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Group
 from pipelines.verified import Verified
@@ -122,6 +125,8 @@ class AttributeIndex:
         self._indexes: list[Any] = threads.map(
             lambda entry: open_index(verified, entry, mapped=mapped), entries
         )
+        self._searched = [lists_of(index) for index in self._indexes]
+        self._is_compressed = any(isinstance(index, faiss.IndexRefine) for index in self._indexes)
 
     def search(self, query: NDArray[np.float32], wanted: int, live: Live) -> tuple[Rows, NDArray[np.float32]]:
         """Return the nearest live rows of every group.
@@ -132,24 +137,31 @@ class AttributeIndex:
             live: which rows may answer.
 
         Returns:
-            [N] index rows and [N] their scores, in no order.
+            [N] index rows and [N] their scores, in no order; of compressed lists the nearest of all groups.
         """
         asked = np.ascontiguousarray(query[None], np.float32)
+        if not self._is_compressed:
+            return self._nearest(asked, wanted, live)
+        candidates = REFINED * wanted
+        rows = np.sort(nearest_of_all(*self._nearest(asked, candidates, live), candidates))
+        return rows, self.vectors(rows) @ asked[0]
+
+    def _nearest(
+        self, asked: NDArray[np.float32], wanted: int, live: Live
+    ) -> tuple[Rows, NDArray[np.float32]]:
         lists = self._lists(asked)
 
         def search_group(number: int) -> tuple[Rows, NDArray[np.float32]]:
             num_rows = min(wanted, live.counts[number])
             lists_here = lists.get(self._templates[number])
             found, scores = _nearest(
-                self._indexes[number], asked, num_rows, live.selectors[number], lists_here
+                self._searched[number], asked, num_rows, live.selectors[number], lists_here
             )
             return found + self._starts[number], scores
 
-        numbers = [number for number, count in enumerate(live.counts) if count]
-        found = self._threads.map(search_group, numbers)
-        return _joined([rows for rows, _ in found], np.int64), _joined(
-            [scores for _, scores in found], np.float32
-        )
+        found = self._threads.map(search_group, [n for n, count in enumerate(live.counts) if count])
+        rows, scores = [rows for rows, _ in found], [scores for _, scores in found]
+        return _joined(rows, np.int64), _joined(scores, np.float32)
 
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
         """Return the vectors [N, D] of index rows, ascending."""
@@ -166,7 +178,7 @@ class AttributeIndex:
     def _lists(self, asked: NDArray[np.float32]) -> dict[str, Lists]:
         """Return which lists to probe, by name of the trained lists."""
         found: dict[str, Lists] = {}
-        for index, template in zip(self._indexes, self._templates, strict=True):
+        for index, template in zip(self._searched, self._templates, strict=True):
             if isinstance(index, faiss.IndexIVF) and template not in found:
                 scores, numbers = index.quantizer.search(asked, index.nprobe)
                 found[template] = Lists(numbers, scores)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.index import IndexOptions, choose_kind
+from pipelines.inverted_lists import is_compressed
 from pipelines.repair import unit_names
 from pipelines.storage.snapshots import Group, Part, Template
 
@@ -36,6 +37,7 @@ def decide(
     live: Mapping[str, int],
     damaged: Collection[str],
     options: IndexOptions,
+    dim: int = 0,
 ) -> Upkeep:
     """Decide what is kept of last night's index.
 
@@ -45,9 +47,10 @@ def decide(
         live: part -> its live pictures tonight, new parts too.
         damaged: names of units (groups, parts, an attribute's trained lists) of which a file is damaged.
         options: bounds.
+        dim: of the vectors; needed where `max_memory_gib` bounds them.
     """
     num_rows = sum(live.values())
-    kind = choose_kind(num_rows, options)
+    kind = choose_kind(num_rows, options, dim)
     reasons: list[str] = []
     if kind == "flat":
         if template is not None:
@@ -55,6 +58,9 @@ def decide(
         template = None
     elif template is not None:
         why = retraining(groups, template, num_rows, options)
+        if is_compressed(kind) != is_compressed(template.kind):
+            fits = "no longer fit" if is_compressed(kind) else "fit again"
+            why = f"inverted lists trained anew: {num_rows} vectors {fits} {options.max_memory_gib:g} GiB"
         if unit_names([entry.name for entry in template.files.values()]) & set(damaged):
             why = f"inverted lists trained anew: a file of {template.name} is damaged"
         if why:

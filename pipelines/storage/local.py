@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -91,6 +91,13 @@ class LocalStore:
         yield from sorted(
             path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
         )
+
+    def list_stamps(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield names with size, inode and both times of each file: no write leaves its inode's time."""
+        for name in self.list_names(prefix):
+            with suppress(FileNotFoundError):
+                stat = self._path(name).stat()
+                yield name, f"{stat.st_size}-{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
 
     def delete(self, name: str) -> None:
         """Remove the file if it is there."""

@@ -77,6 +77,11 @@ class MemoryStore:
         folder = prefix.rstrip("/") + "/" if prefix else ""
         yield from sorted(name for name in list(self._objects) if name.startswith(folder))
 
+    def list_stamps(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield names with the version of each."""
+        for name in self.list_names(prefix):
+            yield name, self.read(name).version
+
     def delete(self, name: str) -> None:
         """Drop the entry if it is there."""
         self._objects.pop(check_name(name), None)

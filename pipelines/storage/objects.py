@@ -105,6 +105,13 @@ class ObjectStore(Protocol):
         """Yield the names below a folder-like prefix, sorted."""
         ...
 
+    def list_stamps(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield (name, stamp) below a prefix, sorted, without reading an object.
+
+        A stamp is another one once other bytes were written there; what a disk changes by itself leaves it.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens where there is none."""
         ...

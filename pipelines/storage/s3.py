@@ -142,18 +142,26 @@ class S3Store:
 
     def list_names(self, prefix: str) -> Iterator[str]:
         """ListObjectsV2 below a prefix, sorted."""
+        return (name for name, _ in self.list_stamps(prefix))
+
+    def list_stamps(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """ListObjectsV2, which tells size, ETag and time of each object: a request for a thousand of them."""
         root = f"{self._prefix}/".lstrip("/")
         folder = f"{root}{prefix}".rstrip("/")
 
-        async def keys(client: Any) -> list[str]:
+        async def objects(client: Any) -> list[tuple[str, str]]:
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=f"{folder}/" if folder else ""
             )
-            return [found["Key"] async for page in pages for found in page.get("Contents", ())]
+            return [
+                (found["Key"], f"{found['Size']}-{found['ETag']}-{found['LastModified'].isoformat()}")
+                async for page in pages
+                for found in page.get("Contents", ())
+            ]
 
-        found = self._ask(prefix, keys)
+        found = self._ask(prefix, objects)
         # A key with a last "/" is what some tools make to show a folder.
-        yield from sorted(key.removeprefix(root) for key in found if not key.endswith("/"))
+        yield from sorted((key.removeprefix(root), stamp) for key, stamp in found if not key.endswith("/"))
 
     def delete(self, name: str) -> None:
         """DeleteObject."""

@@ -36,6 +36,22 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the gates measured of one attribute of a group: its files never change, so once is enough."""
+
+    key: str
+    """Digest of what was judged, and how: `quality.judgement` of the group tells whether it still holds."""
+    queries: int
+    recall: float
+    """Sum of each query's recall@10."""
+    selves: int
+    found: float
+    """Of the `selves` that asked for themselves."""
+    norm: float
+    """Largest deviation of a vector's norm from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """The FAISS files of a group of parts: the same rows in the same order under every attribute."""
 
@@ -51,6 +67,8 @@ class Group:
     """Name of the trained lists that it was built with; empty for `flat`."""
     imbalance: float = 0.0
     """How unequally long its lists are, mean over the attributes: 1 where all are as long."""
+    judged: dict[str, Verdict] = field(default_factory=dict)
+    """By attribute, what the gates measured of it; empty in a manifest of before that was kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +172,7 @@ class Manifest:
                     "parts": tuple(g["parts"]),
                     "ids": FileEntry(**g["ids"]),
                     "files": _entries(g["files"]),
+                    "judged": {name: Verdict(**judged) for name, judged in g.get("judged", {}).items()},
                 }
             )
             for g in value["groups"]

@@ -248,6 +248,13 @@ class TestStoreContract:
         assert list(store.list_names("")) == ["a", "b/1", "b/10/x", "b/2", "bb/1"]
         assert list(store.list_names("none")) == []
         assert list(store.list_names("b/1")) == []
+        stamps = dict(store.list_stamps("b"))
+        assert list(stamps) == ["b/1", "b/10/x", "b/2"]
+        assert dict(store.list_stamps("b")) == stamps
+        store.delete("b/1")
+        store.put_if_absent("b/1", b"other")
+        after = dict(store.list_stamps("b"))
+        assert {name for name in after if after[name] != stamps[name]} == {"b/1"}
 
     def test_the_list_follows_puts_and_deletes(self, store: ObjectStore) -> None:
         assert list(store.list_names("a")) == []

@@ -18,6 +18,7 @@ from benchmarks import (
     gpu,
     growth,
     img2dataset,
+    index,
     line,
     memory,
     parquet,
@@ -219,6 +220,40 @@ def test_a_search_is_measured_on_what_was_made_up(tmp_path: Path, capsys: pytest
     assert all(figures[f"cold_start_{side}_ms"] > figures["p50_ms"] for side in search.OPENED)
     # Lists of 3,000 vectors are 219: a query reads fewer vectors than all, and the centres.
     assert 219 * 16 * 4 < floor["scanned_bytes"] < figures["index_bytes"]
+
+
+def test_every_kind_of_index_is_built_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    options = index.Options(
+        rows=1500, dim=16, queries=5, rounds=1, autofaiss=False, results=tmp_path / "figures.json"
+    )
+    assert index.kinds(options) == {
+        "exact": "flat",
+        "lists": "IVF154,SQfp16",
+        "compressed": "IVF154,PQ2x8,Refine(SQfp16)",
+    }
+    try:
+        index.main(options)
+    finally:
+        torch.set_num_threads(threads)
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    figures = last["figures"]
+    assert figures["recall_exact"] == 1
+    assert figures["recall_lists"] > 0.9
+    assert figures["memory_bytes_compressed"] < figures["bytes_compressed"]
+    assert 32 <= figures["bytes_exact"] < figures["bytes_lists"]
+
+
+def test_builds_are_compared_as_rates_and_memory_as_bytes() -> None:
+    ours, other = (
+        index.Built(seconds, 0.9, 10, held, 1, "kind") for seconds, held in ((2.0, 30.0), (6.0, 60.0))
+    )
+    found = index.figures({index.LISTS: ours, index.ROOMY: other}, 100)
+    assert (found["ratio_build_roomy"], found["memory_ratio_roomy"]) == (3, 0.5)
+    assert "ratio_build_tight" not in found
+    assert index.median([ours, other, other]) == other
 
 
 def test_made_up_vectors_are_those_of_their_seed_as_the_lake_stores_them() -> None:

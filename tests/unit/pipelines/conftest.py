@@ -103,7 +103,7 @@ class SmallLake:
     ) -> Manifest:
         """Index all parts and describe them with a catalog of these rows."""
         options = options or IndexOptions(parts_per_group=4)
-        kind = choose_kind(sum(part.num_rows for part in self.parts), options)
+        kind = choose_kind(sum(part.num_rows for part in self.parts), options, DIM)
         template = self.train(kind) if kind != "flat" else None
         receipts = [
             build_group(self.lake, unit) for unit in plan_groups(MODEL, self.parts, options, template)

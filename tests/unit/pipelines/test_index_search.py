@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from agman.errors import InvalidInput
 from pipelines.errors import CorruptShard
 from pipelines.index import (
     IndexOptions,
+    add_rows,
     build_group,
     build_index,
     choose_kind,
@@ -21,7 +23,7 @@ from pipelines.index import (
     read_index,
 )
 from pipelines.inverted_lists import imbalance_of, trained_index
-from pipelines.parts import VALUE_SCHEMA, Shown
+from pipelines.parts import VALUE_SCHEMA, Shown, round_to_half
 from pipelines.search import Searcher, attributes_had
 from pipelines.storage.objects import store_file
 
@@ -258,6 +260,45 @@ def test_a_small_group_is_exact() -> None:
     assert (choose_kind(10, options), choose_kind(11, options)) == ("flat", "IVF2,SQfp16")
     with pytest.raises(ValueError, match="parts_per_group"):
         IndexOptions(parts_per_group=0)
+
+
+def test_a_catalog_that_memory_does_not_hold_gets_compressed_lists() -> None:
+    bounded = IndexOptions(max_memory_gib=1.0)
+    # 1,040 bytes a row, and the centres.
+    assert choose_kind(1_000_000, bounded, 512) == "IVF4000,SQfp16"
+    assert choose_kind(1_100_000, bounded, 512) == "IVF4195,PQ64x8,Refine(SQfp16)"
+    assert choose_kind(1_100_000, IndexOptions(), 512) == "IVF4195,SQfp16"
+    small = IndexOptions(max_memory_gib=1e-6)
+    assert choose_kind(999, small, 512) == "flat"
+    assert choose_kind(1000, small, 512) == "IVF126,PQ64x8,Refine(SQfp16)"
+    with pytest.raises(ValueError, match="max_memory_gib: expected 0 or more"):
+        IndexOptions(max_memory_gib=-1)
+
+
+def test_compressed_lists_find_what_exact_search_finds_with_its_scores() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, 16))
+    vectors = (centres[rng.integers(0, 40, 4000)] + 0.1 * rng.standard_normal((4000, 16))).astype(np.float32)
+    vectors = round_to_half(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    kind = choose_kind(len(vectors), IndexOptions(exact_rows=1000, max_memory_gib=1e-6), 16)
+    assert kind == "IVF252,PQ2x8,Refine(SQfp16)"
+    trained = trained_index(vectors, kind)
+    assert trained.ntotal == 0
+    index = build_index(vectors, trained)
+    assert 1 < imbalance_of(index) < 10
+    best, _ = build_index(vectors).search(vectors[:50], 10)
+    scores, _ = index.search(vectors[:50], 10)
+    assert (scores >= best[:, 9:] - 1e-6).mean() > 0.95
+    assert np.array_equal(index.reconstruct_batch(np.arange(50)), vectors[:50])
+
+
+def test_vectors_that_are_no_halves_are_held_as_they_are() -> None:
+    vectors = np.random.default_rng(0).standard_normal((9, 16)).astype(np.float32)
+    halves = round_to_half(vectors)
+    index = add_rows(add_rows(None, halves), vectors)
+    assert np.array_equal(index.reconstruct_n(0, 18), np.concatenate([halves, vectors]))
+    assert isinstance(index, faiss.IndexFlatIP)
+    assert index.sa_code_size() == 2 * build_index(halves).sa_code_size()
 
 
 WEARS = (Shown("v", 0.75, True), Shown(None, None, False), Shown())

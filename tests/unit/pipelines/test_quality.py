@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 from stored_bytes import overwrite
 
-from pipelines.errors import GateFailed
+from pipelines.errors import CorruptShard, GateFailed
 from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.parts import write_embeddings, write_part
-from pipelines.quality import Gate, GateOptions, check_gates, count_gates, index_gates
+from pipelines.quality import (
+    Gate,
+    GateOptions,
+    check_gates,
+    count_gates,
+    index_gates,
+    judge_groups,
+    judgement,
+    stamps_of,
+    unjudged,
+)
 from pipelines.storage.objects import describe
 from pipelines.storage.snapshots import Group, Part
 
@@ -23,7 +33,11 @@ def verdicts(gates: list[Gate]) -> dict[str, bool]:
 
 
 def judge(lake: Any, groups: list[Group], parts: list[Part], **options: Any) -> dict[str, bool]:
-    return verdicts(index_gates(lake, ATTRIBUTE, groups, parts, GateOptions(**options)))
+    gates, by_name = GateOptions(**options), {part.name: part for part in parts}
+    stamps = stamps_of(lake, "m")
+    keys = {group.name: judgement(ATTRIBUTE, group, by_name, gates, stamps) for group in groups}
+    judged = judge_groups(lake, ATTRIBUTE, groups, by_name, keys, gates)
+    return verdicts(index_gates(ATTRIBUTE, "flat", list(judged.values()), gates))
 
 
 def indexed(small_lake: Any, parts: list[Part]) -> list[Group]:
@@ -141,6 +155,39 @@ def test_an_index_with_too_small_a_search_fails(small_lake: Any, parts: list[Par
     assert found["self-query"]
     assert not found["recall@10"]
     assert judge(small_lake.lake, groups, parts, min_recall=0.01)["recall@10"]
+
+
+def test_a_verdict_holds_until_somebody_writes_to_a_file(small_lake: Any, parts: list[Part]) -> None:
+    groups, lake = indexed(small_lake, parts), small_lake.lake
+    by_name = {part.name: part for part in parts}
+
+    def keys(**options: Any) -> dict[str, str]:
+        stamps = stamps_of(lake, "0123456789abcdef") | stamps_of(lake, "m")
+        found = GateOptions(**options)
+        return {group.name: judgement(ATTRIBUTE, group, by_name, found, stamps) for group in groups}
+
+    first = keys()
+    judged = judge_groups(lake, ATTRIBUTE, groups, by_name, first, GateOptions())
+    groups = [replace(group, judged={ATTRIBUTE: judged[group.name]}) for group in groups]
+    assert unjudged(ATTRIBUTE, groups, keys()) == []
+    assert unjudged(ATTRIBUTE, groups, keys(min_recall=0.1)) == []
+    assert unjudged("collar_design", groups, keys()) == groups
+    assert unjudged(ATTRIBUTE, groups, keys(recall_queries=5)) == groups
+    for entry in (groups[1].ids, groups[1].files[ATTRIBUTE], by_name[groups[1].parts[0]].files[ATTRIBUTE]):
+        before = keys()
+        overwrite(lake, entry.name, lake.store.read(entry.name).body)  # the same bytes: who knows
+        after = keys()
+        assert [name for name in after if after[name] != before[name]] == [groups[1].name]
+
+
+def test_a_group_without_files_has_no_verdict(small_lake: Any, parts: list[Part]) -> None:
+    (group, _), by_name = indexed(small_lake, parts), {part.name: part for part in parts}
+    options = GateOptions()
+    key = judgement(ATTRIBUTE, group, by_name, options, stamps_of(small_lake.lake, "m"))
+    small_lake.lake.store.delete(group.files[ATTRIBUTE].name)
+    assert judgement(ATTRIBUTE, group, by_name, options, stamps_of(small_lake.lake, "m")) != key
+    with pytest.raises(CorruptShard, match=group.files[ATTRIBUTE].name):
+        judge_groups(small_lake.lake, ATTRIBUTE, [group], by_name, {group.name: key}, options)
 
 
 def test_failed_gates_are_named_with_their_figures() -> None:

@@ -15,12 +15,16 @@ from pipelines.retrieval import AttributeIndex, SearchThreads, live_rows, neares
 from pipelines.verified import Verified
 
 ATTRIBUTE = "skirt_length"
-KINDS = {"exact": IndexOptions(parts_per_group=2), "lists": IndexOptions(exact_rows=100, parts_per_group=2)}
+KINDS = {
+    "exact": IndexOptions(parts_per_group=2),
+    "lists": IndexOptions(exact_rows=100, parts_per_group=2),
+    "compressed": IndexOptions(exact_rows=100, parts_per_group=2, max_memory_gib=1e-6),
+}
 
 
 @pytest.fixture
 def filled(small_lake: Any) -> Any:
-    for number, size in enumerate((300, 40, 260, 7, 90)):
+    for number, size in enumerate((500, 40, 460, 7, 90)):
         small_lake.add_part(f"shard{number}", size, seed=number)
     return small_lake
 
@@ -51,9 +55,13 @@ def test_all_groups_answer_as_each_of_them_does_alone(filled: Any, kind: str, nu
     threads = SearchThreads(number)
     index = opened(filled, manifest, threads)
     rows, scores = index.search(query, 6, live_rows(is_live, starts))
-    assert dict(zip(rows.tolist(), scores, strict=True)) == pytest.approx(expected, abs=1e-6)
+    found = dict(zip(rows.tolist(), scores, strict=True))
+    assert is_live[rows].all()
+    if kind != "compressed":  # whose candidates are those of all groups
+        assert found == pytest.approx(expected, abs=1e-6)
     best = np.sort(nearest_of_all(rows, scores, 6))
     assert len(best) == 6
+    assert {row: found[row] for row in best} == pytest.approx({row: expected[row] for row in best}, abs=1e-6)
     assert index.vectors(best) @ query == pytest.approx([expected[row] for row in best], abs=1e-6)
     threads.close()
 

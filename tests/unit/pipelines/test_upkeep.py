@@ -117,6 +117,18 @@ def test_lists_that_no_longer_fit_are_trained_anew_and_all_groups_with_them(
     assert found.reasons == (f"inverted lists trained anew: {said}",)
 
 
+def test_lists_are_trained_anew_once_their_vectors_no_longer_fit_the_memory() -> None:
+    groups = [group("g1", ["p1"], rows=2000, template=LISTS.name)]
+    bounded = replace(OPTIONS, max_memory_gib=0.002)
+    assert decide(groups, LISTS, {"p1": 2000}, (), bounded, dim=64).template is LISTS
+    found = decide(groups, LISTS, {"p1": 2000}, (), bounded, dim=512)
+    assert (found.kind, found.template, names(found)) == ("IVF178,PQ64x8,Refine(SQfp16)", None, [])
+    assert found.reasons == ("inverted lists trained anew: 2000 vectors no longer fit 0.002 GiB",)
+    compressed = replace(LISTS, kind=found.kind)
+    again = decide(groups, compressed, {"p1": 2000}, (), replace(OPTIONS, max_memory_gib=1), dim=512)
+    assert again.reasons == ("inverted lists trained anew: 2000 vectors fit again 1 GiB",)
+
+
 def test_imbalance_does_not_depend_on_how_many_rows_show_it() -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((16, 8))
