@@ -14,6 +14,7 @@ from narrow_trunk import narrow
 from PIL import Image
 
 from benchmarks import (
+    bench,
     embedder,
     gpu,
     growth,
@@ -436,3 +437,13 @@ def test_the_column_is_compared_in_every_encoding(tmp_path: Path, capsys: pytest
     parquet.main(parquet.Options(rows=300, dim=16))
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["figures"]
     assert 0 < figures["bytes_over_unrounded"] < 1
+
+
+def test_every_script_of_the_table_is_there_and_may_fail_alone() -> None:
+    scripts = {path.stem for path in Path(bench.__file__).parent.glob("*.py")}
+    assert set(bench.QUICK) <= scripts
+    assert {figure.script for figure in bench.FIGURES} <= set(bench.QUICK)
+    figures = bench.run("parquet", ("--rows", "50", "--dim", "8"))
+    named = {figure.name for figure in bench.FIGURES if figure.script == "parquet"}
+    assert named <= set(figures)
+    assert bench.run("parquet", ("--rows", "many")) == {}
