@@ -67,8 +67,9 @@ print(json.dumps({"seconds": seconds, "rows": rows, "query_ms": 1000 * float(np.
                   "kind": str(said.get("index_key")), "said": str(said.get("index_param", ""))}))
 """
 """What runs in autofaiss' environment: it builds, saves, and answers the queries."""
-WANTED = ("autofaiss", "pyarrow<22")
-"""autofaiss 2.18 wants numpy below 2, which later versions of pyarrow refuse."""
+WANTED = ("autofaiss", "faiss-cpu<1.9", "pyarrow<22")
+"""autofaiss 2.18 names arguments that a later FAISS does not know, and wants a numpy that a later pyarrow
+refuses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
