@@ -35,7 +35,7 @@ from rich.table import Table
 
 from benchmarks.made_up import MadeUp
 from benchmarks.reporting import MIN_ROUNDS, console, matmul_rate, report
-from pipelines.index import IndexOptions, add_rows, choose_kind, with_rows_found
+from pipelines.index import ADDED_ROWS, IndexOptions, add_rows, choose_kind, with_rows_found
 from pipelines.inverted_lists import ROWS_PER_LIST, is_compressed, lists_of, num_lists, trained_index
 from pipelines.telemetry import quiet
 
@@ -67,8 +67,9 @@ print(json.dumps({"seconds": seconds, "rows": rows, "query_ms": 1000 * float(np.
                   "kind": str(said.get("index_key")), "said": str(said.get("index_param", ""))}))
 """
 """What runs in autofaiss' environment: it builds, saves, and answers the queries."""
-WANTED = ("autofaiss", "pyarrow<22")
-"""autofaiss 2.18 wants numpy below 2, which later versions of pyarrow refuse."""
+WANTED = ("autofaiss", "faiss-cpu<1.9", "pyarrow<22")
+"""autofaiss 2.18 names arguments that a later FAISS does not know, and wants a numpy that a later pyarrow
+refuses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,8 +228,8 @@ def _ours(asked: Asked, kind: str, options: Options) -> Callable[[], Built]:
     def build() -> Built:
         started = time.perf_counter()
         index = None if kind == "flat" else with_rows_found(trained_index(asked.vectors, kind))
-        for first in range(0, len(asked.vectors), 512):  # as parts come
-            index = add_rows(index, asked.vectors[first : first + 512])
+        for first in range(0, len(asked.vectors), ADDED_ROWS):
+            index = add_rows(index, asked.vectors[first : first + ADDED_ROWS])
         assert index is not None
         faiss.write_index(index, str(path))
         seconds = time.perf_counter() - started
