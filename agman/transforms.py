@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from agman.errors import InvalidInput
-from agman.images import MAX_PIXELS, ImageHeader, decode_square, probe
+from agman.images import MAX_PIXELS, ImageHeader, decode_square, probe, shrink
 
 __all__ = [
     "MAX_PIXELS", "Augmentation", "ImageHeader", "Preprocess", "augment", "normalise", "probe", "read_pixels",
@@ -31,9 +31,17 @@ class Preprocess:
     """Subtracted from red, green, blue in [0, 1]; ImageNet's by default."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Divides after the mean; ImageNet's by default."""
+    packed_side: int = 0
+    """Short side in pixels to which the shards' larger pictures were scaled down before packing; others are
+    scaled like them when read. 0: packed as they came. Training takes it from --shards.resize."""
 
     def __post_init__(self) -> None:
         """Refuse sizes the trunk cannot halve five times and deviations that are not positive."""
+        if self.packed_side and self.packed_side < self.image_size:
+            raise InvalidInput(
+                f"packed_side must be 0 or at least image_size, {self.image_size} pixels, found "
+                f"{self.packed_side}: a smaller --shards.resize leaves the network less than it looks at"
+            )
         if self.image_size < 32:
             raise InvalidInput(f"image_size must be at least 32 pixels, found {self.image_size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -47,12 +55,14 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that `from_json` reads back."""
-        return {
+        described: dict[str, Any] = {
             "image_size": self.image_size,
             "mean": [float(level) for level in self.mean],
             "std": [float(level) for level in self.std],
             "reading_rule": READING_RULE,
         }
+        # Left out where nothing was scaled: models of before there was a choice keep their digests.
+        return {**described, "packed_side": self.packed_side} if self.packed_side else described
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Preprocess":
@@ -71,6 +81,7 @@ class Preprocess:
                 image_size=int(document["image_size"]),
                 mean=(red, green, blue),
                 std=(stds[0], stds[1], stds[2]),
+                packed_side=int(document.get("packed_side", 0)),
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InvalidInput(f"preprocess needs image_size, mean and std; {error!r}") from error
@@ -81,7 +92,8 @@ def read_pixels(encoded: bytes, preprocess: Preprocess, *, max_pixels: int = MAX
 
     Args:
         encoded: the whole file.
-        preprocess: gives the side S.
+        preprocess: gives the side S, and how small pictures are packed: a larger one is first scaled as
+            packing does it, so that a query goes through what the catalog's pictures went through.
         max_pixels: largest width x height accepted; judged before decoding.
 
     Returns:
@@ -90,6 +102,8 @@ def read_pixels(encoded: bytes, preprocess: Preprocess, *, max_pixels: int = MAX
     Raises:
         BadSample: where the image must be refused; `kind` says why.
     """
+    if preprocess.packed_side:
+        encoded = shrink(encoded, preprocess.packed_side, max_pixels=max_pixels) or encoded
     square = decode_square(encoded, preprocess.image_size, max_pixels=max_pixels)
     return torch.from_numpy(square).permute(2, 0, 1).contiguous()
 
