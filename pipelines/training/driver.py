@@ -58,7 +58,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         InvalidInput: if there is nothing to learn from.
         AgmanError: what a worker refused.
     """
-    config = _as_packed(config, dataset)
+    config = as_packed(config, dataset)
     lake = Lake(config.lake)
     pictures = _pictures(config, dataset, taxonomy, run)
     placement = _placed(config, run)
@@ -96,6 +96,21 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     return Trained(model, int(metrics["step"]), float(metrics[VALIDATION]), len(validation.pixels))
 
 
+def as_packed(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the config of a model that knows how its pictures were packed.
+
+    Raises:
+        InvalidInput: if the config says otherwise, or they are too small for the network.
+    """
+    found = config.preprocess.packed_side
+    if found not in (0, dataset.packed_side):
+        raise InvalidInput(
+            f"--preprocess.packed-side: expected what --shards.resize says, {dataset.packed_side}, found "
+            f"{found}; leave it out"
+        )
+    return replace(config, preprocess=replace(config.preprocess, packed_side=dataset.packed_side))
+
+
 def read_taxonomy(spec: str) -> Taxonomy | None:
     """Return the taxonomy that a config names, None for `auto`: the data set's own, else FashionAI's.
 
@@ -112,17 +127,6 @@ def read_taxonomy(spec: str) -> Taxonomy | None:
         raise InvalidInput(
             f"taxonomy {spec}: expected `auto`, `fashionai` or a JSON file, found {error}"
         ) from error
-
-
-def _as_packed(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Return the config of a model that knows how its pictures were packed."""
-    found = config.preprocess.packed_side
-    if found not in (0, dataset.packed_side):
-        raise InvalidInput(
-            f"--preprocess.packed-side: expected what --shards.resize says, {dataset.packed_side}, found "
-            f"{found}; leave it out"
-        )
-    return replace(config, preprocess=replace(config.preprocess, packed_side=dataset.packed_side))
 
 
 def _pictures(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -> TrainingPictures:
