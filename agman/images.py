@@ -8,7 +8,8 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,9 @@ MAX_PIXELS = 100_000_000
 """Default bound on width x height, judged from the header, before any pixel is allocated."""
 OVERSAMPLING = 2.0
 """Leaves the final filter its work: pixels stay those of a full decode below four times the size."""
+SHRUNK_QUALITY = 95
+"""Of JPEGs that are packed smaller than they came."""
+_MAX_JPEG_SIDE = 65_500
 MIN_SIDE = 8
 """Shorter sides hold no garment, and trackers' 1 x 1 images are common in shop feeds."""
 
@@ -87,13 +91,53 @@ def decode_square(
     Raises:
         BadSample: as `probe`, and truncated or undecodable where decoding fails.
     """
+    least = math.ceil(oversampling * size)
+    with _decoded(encoded, (least, least), max_pixels) as image:
+        return _centre_square(image, size)
+
+
+def shrink(encoded: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> bytes | None:
+    """Scale a larger picture's short side down: what is packed, and what a packed picture's model is shown.
+
+    Oriented and flattened to RGB like every picture, then a JPEG of quality 95 with all of its colours. Of a
+    JPEG a half, quarter or eighth is decoded where that is large enough, by averages of its own frequencies,
+    and the filter does the rest. The same bytes give the same bytes, with the same libraries.
+
+    Args:
+        encoded: the whole file.
+        side: of the short side, pixels.
+        max_pixels: largest width x height accepted.
+
+    Returns:
+        The JPEG; None where the picture is that small already, or so long that no JPEG could hold it.
+
+    Raises:
+        BadSample: as `decode_square`.
+    """
+    found = probe(encoded, max_pixels=max_pixels)
+    short = min(found.width, found.height)
+    long = round(max(found.width, found.height) * side / short)
+    if short <= side or long > _MAX_JPEG_SIDE:
+        return None
+    least = (side, long) if found.width <= found.height else (long, side)
+    with _decoded(encoded, least, max_pixels) as image:
+        size = (side, long) if image.width <= image.height else (long, side)  # EXIF may have turned it
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        written = io.BytesIO()
+        image.save(written, "JPEG", quality=SHRUNK_QUALITY, subsampling=0)
+        return written.getvalue()
+
+
+@contextmanager
+def _decoded(encoded: bytes, least: tuple[int, int], max_pixels: int) -> Iterator[Image.Image]:
+    """Give an upright RGB picture, of a large JPEG a reduced one that is at least this wide and high."""
     with _open(encoded, max_pixels) as image:
         try:
-            side = math.ceil(oversampling * size)
-            image.draft("RGB", (side, side))
+            image.draft("RGB", least)  # JPEG only: 1/2, 1/4 or 1/8 of its size
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _centre_square(_to_rgb(image), size)
+            yield _to_rgb(image)
         except _DECODE_ERRORS as error:
             kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
             raise BadSample(kind, f"{image.format} of {len(encoded)} bytes: {error}") from error
@@ -243,7 +287,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         opaque = Image.new("RGB", pixels.size, (255, 255, 255))
         opaque.paste(pixels, mask=pixels.getchannel("A"))
         return opaque
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _centre_square(image: Image.Image, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from agman.errors import InvalidInput
-from agman.images import MAX_PIXELS, OVERSAMPLING, ImageHeader, decode_square, probe
+from agman.images import MAX_PIXELS, OVERSAMPLING, ImageHeader, decode_square, probe, shrink
 
 __all__ = [
     "MAX_PIXELS", "Augmentation", "ImageHeader", "Preprocess", "augment", "normalise", "probe", "read_pixels",
@@ -35,9 +35,17 @@ class Preprocess:
     oversampling: float = OVERSAMPLING
     """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size while so many times `image_size` are left. 1 is
     nearly twice as fast for pictures of twice `image_size`. A model keeps what it was trained with."""
+    packed_side: int = 0
+    """Short side in pixels to which the shards' larger pictures were scaled down before packing; others are
+    scaled like them when read. 0: packed as they came. Training takes it from --shards.resize."""
 
     def __post_init__(self) -> None:
         """Refuse sizes the trunk cannot halve five times and deviations that are not positive."""
+        if self.packed_side and self.packed_side < self.image_size:
+            raise InvalidInput(
+                f"packed_side must be 0 or at least image_size, {self.image_size} pixels, found "
+                f"{self.packed_side}: a smaller --shards.resize leaves the network less than it looks at"
+            )
         if self.image_size < 32:
             raise InvalidInput(f"image_size must be at least 32 pixels, found {self.image_size}")
         if not 1 <= self.oversampling < math.inf:
@@ -53,15 +61,18 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that `from_json` reads back."""
-        document = {
+        described: dict[str, Any] = {
             "image_size": self.image_size,
             "mean": [float(level) for level in self.mean],
             "std": [float(level) for level in self.std],
             "reading_rule": READING_RULE,
         }
-        # The digests of models that came before it could be chosen must not change.
-        chosen = {} if self.oversampling == OVERSAMPLING else {"oversampling": float(self.oversampling)}
-        return document | chosen
+        # Left out where nothing was chosen: models of before there was a choice keep their digests.
+        if self.oversampling != OVERSAMPLING:
+            described["oversampling"] = float(self.oversampling)
+        if self.packed_side:
+            described["packed_side"] = self.packed_side
+        return described
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Preprocess":
@@ -81,6 +92,7 @@ class Preprocess:
                 mean=(red, green, blue),
                 std=(stds[0], stds[1], stds[2]),
                 oversampling=float(document.get("oversampling", OVERSAMPLING)),
+                packed_side=int(document.get("packed_side", 0)),
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InvalidInput(f"preprocess needs image_size, mean and std; {error!r}") from error
@@ -91,7 +103,8 @@ def read_pixels(encoded: bytes, preprocess: Preprocess, *, max_pixels: int = MAX
 
     Args:
         encoded: the whole file.
-        preprocess: gives the side S.
+        preprocess: gives the side S, and how small pictures are packed: a larger one is first scaled as
+            packing does it, so that a query goes through what the catalog's pictures went through.
         max_pixels: largest width x height accepted; judged before decoding.
 
     Returns:
@@ -100,6 +113,8 @@ def read_pixels(encoded: bytes, preprocess: Preprocess, *, max_pixels: int = MAX
     Raises:
         BadSample: where the image must be refused; `kind` says why.
     """
+    if preprocess.packed_side:
+        encoded = shrink(encoded, preprocess.packed_side, max_pixels=max_pixels) or encoded
     square = decode_square(
         encoded, preprocess.image_size, max_pixels=max_pixels, oversampling=preprocess.oversampling
     )

@@ -36,3 +36,5 @@ class Dataset:
     """By split (train, valid, test), where the data set lists triplets."""
     homes: dict[str, str] = field(default_factory=dict)
     """By sha256, the tar to read a picture from: two tars hold it where two keys that have it fell apart."""
+    packed_side: int = 0
+    """Short side in pixels to which larger pictures were scaled down before they were packed; 0: none was."""

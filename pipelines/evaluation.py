@@ -27,6 +27,7 @@ from pipelines.errors import StorageUnavailable
 from pipelines.held_out import HeldOut, Positions, by_tar, select_held_out
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
+from pipelines.packed import check_model
 from pipelines.scheduling import TASK_RETRIES, Ref, result_of, run_tasks
 from pipelines.scoring import MODEL, RANDOM, Row, measure_of, overall, score_attribute
 from pipelines.shards.plan import ShardOptions
@@ -81,12 +82,13 @@ def evaluate(lake: Lake, model: str, dataset: Dataset, run: Run, split: Split = 
         `scoring.Row`, those of values as `value_scores.score_values` gives them, None without prototypes.
 
     Raises:
-        InvalidInput: if the dataset has nothing to judge by.
+        InvalidInput: if the dataset has nothing to judge by, or is packed unlike what the model learned from.
     """
     if not dataset.urls:
         raise InvalidInput(f"dataset {dataset.name}: expected at least one usable picture, found none")
     with fetch_model(lake, model) as folder:
         loaded = load_model(folder)
+    check_model(model, loaded.preprocess, dataset.packed_side, f"dataset {dataset.name}")
     taxonomy = loaded.taxonomy
     held_out = select_held_out(dataset, taxonomy, split)
     if split == "test" and not held_out.attributes:

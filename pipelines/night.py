@@ -22,6 +22,7 @@ from pipelines.indexing import Indexed, index_parts
 from pipelines.lake import Lake
 from pipelines.merging import LiveRows, merge_small
 from pipelines.models import fetch_model, import_model, resolve_model
+from pipelines.packed import check_model, check_snapshot
 from pipelines.quality import GateOptions
 from pipelines.repair import newest_whole, parts_of, shards_of, unit_names
 from pipelines.scheduling import (
@@ -120,8 +121,15 @@ class Night:
         self._is_late = False
 
     def plan(self) -> Difference:
-        """Read the source and compare it with the published catalog."""
+        """Read the source and compare it with the published catalog.
+
+        Raises:
+            InvalidInput: if the source cannot be read, or its pictures would be packed otherwise than those
+                that are published.
+        """
         config = self.config
+        if self.parent is not None:
+            check_snapshot(self.parent, config.shards.resize, self.lake.url)
         self.source = open_source(config.source, config.shards.allow_uris)
         with self.run.stage("read source", 1, "sources") as stage:
             self.catalog.read_source(self.source, self.source.allowed.refusal)
@@ -156,7 +164,7 @@ class Night:
             )
         promoted = self.pointer.next_model if self.pointer else ""
         self.model = choose_model(self.lake, self.config.model or promoted, published)
-        self.attributes, self.taxonomy_digest = self._check_taxonomy()
+        self.attributes, self.taxonomy_digest = self._check_model()
         self._spent_names |= condemned_parts(self.lake, self.model)
 
     def build_shards(self) -> None:
@@ -355,9 +363,12 @@ class Night:
         found = valid_receipt(self.lake, unit)
         return found is not None and found.counts.get("passing", 0) > 0
 
-    def _check_taxonomy(self) -> tuple[tuple[str, ...], str]:
+    def _check_model(self) -> tuple[tuple[str, ...], str]:
+        """Return the model's attributes and its taxonomy's digest, if it goes on where the parent ended."""
         with fetch_model(self.lake, self.model) as folder:
-            taxonomy = load_model(folder).taxonomy
+            loaded = load_model(folder)
+        taxonomy = loaded.taxonomy
+        check_model(self.model, loaded.preprocess, self.config.shards.resize, "this night's")
         parent = self.parent
         if parent and parent.taxonomy_digest != taxonomy.digest and not self.config.allow_new_taxonomy:
             raise InvalidInput(

@@ -98,6 +98,7 @@ def build_shards(config: NightConfig, run: Run) -> Dataset:
             taxonomy,
             _triplets(night),
             {sha256: tars[shard] for sha256, shard in homes.items()},
+            config.shards.resize,
         )
 
 

@@ -16,6 +16,7 @@ from pipelines.lake import Lake, model_folder
 from pipelines.models import METRICS, store_metrics
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
+from pipelines.packed import check_model, packed_side
 from pipelines.probe import compare_stored, embed_again, published_places
 from pipelines.quality import GateOptions
 from pipelines.scoring import Row, measure_of, overall
@@ -57,7 +58,8 @@ def load_candidate(lake: Lake, model: str, serving: Manifest, *, allow_new_taxon
         allow_new_taxonomy: whether it may have other attributes than the serving model.
 
     Raises:
-        InvalidInput: if it serves already, or has other attributes that nobody allowed.
+        InvalidInput: if it serves already, has other attributes that nobody allowed, or learned from
+            pictures packed another way.
     """
     if model == serving.model:
         raise InvalidInput(
@@ -72,6 +74,7 @@ def load_candidate(lake: Lake, model: str, serving: Manifest, *, allow_new_taxon
             f"snapshot {serving.id} ({', '.join(serving.attributes)}); searches for the old attributes would "
             "break; choose another MODEL or add --allow-new-taxonomy"
         )
+    check_model(model, embedder.loaded.preprocess, packed_side(serving), f"those of snapshot {serving.id}")
     return embedder
 
 

@@ -23,7 +23,8 @@ from pipelines.dataset import Dataset
 from pipelines.errors import StorageUnavailable
 from pipelines.held_out import Positions, by_tar, in_batches, read_held_out
 from pipelines.labels import Labels, taught_labels
-from pipelines.lake import working_folder
+from pipelines.lake import DIGEST_LETTERS, working_folder
+from pipelines.packed import check_model
 from pipelines.parts import VALUE_SCHEMA
 from pipelines.scheduling import TASK_RETRIES, Ref, result_of, run_tasks
 from pipelines.telemetry import Run
@@ -94,6 +95,8 @@ def with_prototypes(folder: Path, dataset: Dataset, run: Run) -> Iterator[Path]:
         run: told the progress, and what could not be read.
     """
     loaded = load_model(folder)
+    name = loaded.digest[:DIGEST_LETTERS]
+    check_model(name, loaded.preprocess, dataset.packed_side, f"dataset {dataset.name}")
     prototypes = _fit(loaded, dataset, run)
     if prototypes is None:
         run.say("  no training picture is labelled with values, so the model cannot name any")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from typing import Any, Literal
 
+from agman.images import MIN_SIDE
 from pipelines.lake import short_digest
 from pipelines.scheduling import Unit, fresh_unit
 from pipelines.sources.allowed import Allowed
@@ -22,6 +23,9 @@ class ShardOptions:
     """Larger pictures are quarantined before anything is decoded."""
     max_bytes: int = 64 << 20
     """Larger files are quarantined."""
+    resize: int = 0
+    """Short side in pixels to which larger pictures are scaled down before packing, as JPEGs of quality 95; 0
+    packs files as they are. A model is trained for one size, and a lake keeps its own."""
     allow_uris: tuple[str, ...] = ()
     """Where pictures may be beside the source's own folder: beginnings of uris, such as s3://shop-pictures or
     https://images.shop.example. Empty: for a table, at public web addresses. No part of a shard's name."""
@@ -30,10 +34,16 @@ class ShardOptions:
         """Refuse sizes that make no shard."""
         if self.images_per_shard < 1:
             raise ValueError(f"images_per_shard: expected at least 1, found {self.images_per_shard}")
+        if self.resize and self.resize < MIN_SIDE:
+            raise ValueError(f"resize: expected 0 or at least {MIN_SIDE} pixels, found {self.resize}")
 
     def naming(self) -> dict[str, Any]:
-        """Return what a shard's bytes depend on: not what was allowed, since no byte of it tells."""
-        return {name: value for name, value in asdict(self).items() if name != "allow_uris"}
+        """Return what a shard's bytes depend on: not what was allowed, since no byte of it tells.
+
+        Nor a size that is not asked for: shards of before there was a choice keep their names.
+        """
+        left_out = {"allow_uris"} if self.resize else {"allow_uris", "resize"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True, slots=True)

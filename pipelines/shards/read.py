@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import IO, Any
 
 import pyarrow.compute as pc
@@ -12,10 +13,13 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, shard_index, shard_tar
+from pipelines.shards.tar import header
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.opening import open_store
 from pipelines.storage.ranges import open_ranges
 
+PACKED = "packed_sha256"
+"""Column of an index: digest of the bytes in the tar where they are not the picture's own."""
 _NOT_PICTURES = frozenset({"json"})
 
 
@@ -49,34 +53,39 @@ def read_pictures(
     places = _checked_places(lake, index, digests)
     with lake.store.local_copy(tar.name) as path, path.open("rb") as stream:
         for digest in digests:
-            offset, num_bytes = places[digest]
-            stream.seek(offset)
-            yield digest, checked_picture(lake, tar.name, stream.read(num_bytes), digest)
+            place = places[digest]
+            stream.seek(place.offset)
+            yield digest, checked_picture(lake, tar.name, stream.read(place.num_bytes), place.sha256)
 
 
 def read_picture(lake: Lake, files: Sequence[FileEntry], digest: str) -> bytes:
     """Return one picture by a ranged read of the tar; `files` and errors as in `read_pictures`."""
     tar, index = files
-    offset, num_bytes = _checked_places(lake, index, [digest])[digest]
-    return checked_picture(lake, tar.name, lake.store.read_range(tar.name, offset, num_bytes), digest)
+    place = _checked_places(lake, index, [digest])[digest]
+    encoded = lake.store.read_range(tar.name, place.offset, place.num_bytes)
+    return checked_picture(lake, tar.name, encoded, place.sha256)
 
 
 def rescue_picture(lake: Lake, dataset: str, shard: str, digest: str) -> bytes | None:
     """Return a picture of a shard of which something is damaged; None where it is not whole.
 
-    Nothing is believed but the picture's digest.
+    Nothing is believed but the picture's digest. Of one that was packed smaller, what the tar says before its
+    bytes must be its name: the index may be what is damaged, and tell the place of another.
     """
     name = shard_tar(dataset, shard)
     try:
         with lake.store.local_copy(shard_index(dataset, shard)) as path:
-            places = _places(pq.read_table(path), {digest})
-        encoded = lake.store.read_range(name, *places[digest])
-        return checked_picture(lake, name, encoded, digest)
+            place = _places(pq.read_table(path), {digest})[digest]
+        first = place.offset - BLOCKSIZE
+        member = lake.store.read_range(name, first, BLOCKSIZE + place.num_bytes)
+        if place.sha256 != digest and member[:BLOCKSIZE] != header(f"{digest}.jpg", place.num_bytes):
+            return None
+        return checked_picture(lake, name, member[BLOCKSIZE:], place.sha256)
     except (CorruptShard, OSError, ValueError, KeyError, TypeError, OverflowError):  # Arrow's are among these
         return None
 
 
-def _checked_places(lake: Lake, index: FileEntry, digests: Sequence[str]) -> dict[str, tuple[int, int]]:
+def _checked_places(lake: Lake, index: FileEntry, digests: Sequence[str]) -> dict[str, "_Place"]:
     with lake.checked(index) as path:
         places = _places(pq.read_table(path), set(digests))
     for digest in digests:
@@ -139,8 +148,21 @@ def open_tar(url: str) -> IO[bytes]:
     return open_ranges(open_store(folder), name)
 
 
-def _places(index: Any, wanted: Collection[str]) -> dict[str, tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a picture's bytes are in a tar, and their digest: not the picture's own if packed smaller."""
+
+    offset: int
+    num_bytes: int
+    sha256: str
+
+
+def _places(index: Any, wanted: Collection[str]) -> dict[str, _Place]:
     packed = pc.and_(pc.equal(index["status"], "ok"), pc.is_valid(index["member"]))
     good = index.filter(packed)
-    rows = zip(*(good[name].to_pylist() for name in ("sha256", "offset", "num_bytes")), strict=True)
-    return {digest: (offset, num_bytes) for digest, offset, num_bytes in rows if digest in wanted}
+    own = good["sha256"]
+    # Indexes of before pictures could be scaled have no such column.
+    stored = pc.coalesce(good[PACKED], own) if PACKED in good.column_names else own
+    columns = (own, good["offset"], good["num_bytes"], stored)
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    return {digest: _Place(offset, size, sha256) for digest, offset, size, sha256 in rows if digest in wanted}

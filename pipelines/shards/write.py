@@ -1,11 +1,11 @@
 """Make one shard: fetch, check, hash, pack into a tar, write its index.
 
-The tar is plain WebDataset: `<sha256>.<extension>` and `<sha256>.json` of each picture. Times, owners and
-modes are constant, so the same records give the same bytes. Pictures are named by their digest because
-WebDataset cuts names at the first dot, which shop keys are full of.
+The tar is plain WebDataset: `<sha256>.<extension>` and `<sha256>.json` of each picture, the sha256 of the
+source's bytes also where a smaller picture is packed. Times, owners and modes are constant, so the same
+records give the same bytes. Pictures are named by their digest because WebDataset cuts names at the first
+dot, which shop keys are full of.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agman.errors import BadSample
-from agman.images import ImageHeader, decode_square, probe
+from agman.images import ImageHeader, decode_square, probe, shrink
 from pipelines.errors import StorageUnavailable
-from pipelines.lake import Lake, shard_index, shard_tar, working_folder
+from pipelines.lake import Lake, bytes_sha256, shard_index, shard_tar, working_folder
 from pipelines.scheduling import Receipt, Unit
 from pipelines.shards.plan import ShardOptions, ShardPlan, SourceRecord
-from pipelines.shards.read import rescue_picture
+from pipelines.shards.read import PACKED, rescue_picture
 from pipelines.shards.tar import TarWriter
 from pipelines.sources import ABSENT, NOT_ALLOWED, fetch
 from pipelines.storage.objects import store_file
@@ -53,15 +53,20 @@ INDEX_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("kind", pa.string()),
         ("error", pa.string()),
+        (PACKED, pa.string()),
     ]
 )
+
+
+_OF_THE_TAR = ("member", "offset", "num_bytes", "width", "height", "format", PACKED)
 
 
 @dataclass(slots=True)
 class IndexRow:
     """One row of a shard's index; `status` is `ok` or `quarantined`.
 
-    A good row without a member is of a picture that the lake had already: it lies in an earlier shard.
+    A good row without a member is of a picture that the lake had already: it lies in an earlier shard. What
+    follows `sha256`, and `num_bytes`, are of what lies in the tar.
     """
 
     key: str
@@ -74,12 +79,22 @@ class IndexRow:
     """First byte of the picture inside the tar."""
     num_bytes: int | None = None
     sha256: str | None = None
+    """Of the source's bytes: the picture's identity, also where a smaller one was packed."""
     width: int | None = None
     height: int | None = None
     format: str | None = None
     status: str = "ok"
     kind: str | None = None
     error: str | None = None
+    packed_sha256: str | None = None
+    """Of the bytes in the tar, where they are not the source's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shrunk:
+    """A known picture as an earlier shard packed it, smaller than it came."""
+
+    encoded: bytes
 
 
 def write_shard(lake: Lake, unit: Unit) -> Receipt:
@@ -131,7 +146,7 @@ def _pack(lake: Lake, tar: TarWriter, plan: ShardPlan, seconds: dict[str, float]
         started = time.perf_counter()
 
 
-def _fetched(lake: Lake, plan: ShardPlan) -> Iterator[bytes | BadSample]:
+def _fetched(lake: Lake, plan: ShardPlan) -> Iterator[bytes | _Shrunk | BadSample]:
     """Yield what each record's fetch gave, in order: by threads, but for local files that come at once.
 
     Threads hide the time that a disk or a server takes. Files in the page cache take none, and there threads
@@ -151,10 +166,12 @@ def _fetched(lake: Lake, plan: ShardPlan) -> Iterator[bytes | BadSample]:
         yield from pool.map(lambda record: _bytes_of(lake, plan, record), records)
 
 
-def _bytes_of(lake: Lake, plan: ShardPlan, record: SourceRecord) -> bytes | BadSample:
+def _bytes_of(lake: Lake, plan: ShardPlan, record: SourceRecord) -> bytes | _Shrunk | BadSample:
     """Return a picture from the damaged shard that had it, where it is whole there, else from the source."""
     whole = rescue_picture(lake, plan.dataset, record.damaged, record.known) if record.damaged else None
-    return _fetch(record, plan) if whole is None else whole
+    if whole is None:
+        return _fetch(record, plan)
+    return whole if bytes_sha256(whole) == record.known else _Shrunk(whole)
 
 
 def _fetch(record: SourceRecord, plan: ShardPlan) -> bytes | BadSample:
@@ -173,28 +190,46 @@ def _fetch(record: SourceRecord, plan: ShardPlan) -> bytes | BadSample:
 def _pack_one(
     tar: TarWriter,
     record: SourceRecord,
-    fetched: bytes | BadSample,
+    fetched: bytes | _Shrunk | BadSample,
     options: ShardOptions,
     packed: dict[str, IndexRow],
 ) -> IndexRow:
     row = IndexRow(record.key, record.uri, record.token, record.role, record.labels)
     if isinstance(fetched, BadSample):
         return _quarantine(row, fetched)
-    row.sha256, row.num_bytes = hashlib.sha256(fetched).hexdigest(), len(fetched)
+    is_shrunk = isinstance(fetched, _Shrunk)
+    encoded = fetched.encoded if isinstance(fetched, _Shrunk) else fetched
+    row.sha256, row.num_bytes = record.known if is_shrunk else bytes_sha256(encoded), len(encoded)
     if row.sha256 == record.known and not record.damaged:
         return row  # the lake has this picture
+    if row.sha256 in packed:
+        return _like(packed[row.sha256], row)
     try:
-        header = _check(fetched, options)
+        header = _check(encoded, options)
+        smaller = shrink(encoded, options.resize, max_pixels=options.max_pixels) if options.resize else None
     except BadSample as error:
         return _quarantine(row, error)
-    row.width, row.height, row.format = header.width, header.height, header.format
-    twin = packed.setdefault(row.sha256, row)
-    if twin is row:
-        row.member = f"{row.sha256}.{_extension(header)}"
-        row.offset = tar.add(row.member, fetched)
-        tar.add(f"{row.sha256}.json", _sample_json(record))
-    else:  # the same picture under another key is packed, and later embedded, once
-        row.member, row.offset = twin.member, twin.offset
+    if smaller is not None:
+        encoded, header = smaller, probe(smaller)
+    if is_shrunk or smaller is not None:
+        row.packed_sha256 = bytes_sha256(encoded)
+    row.num_bytes, row.width, row.height, row.format = (
+        len(encoded),
+        header.width,
+        header.height,
+        header.format,
+    )
+    row.member = f"{row.sha256}.{_extension(header)}"
+    row.offset = tar.add(row.member, encoded)
+    tar.add(f"{row.sha256}.json", _sample_json(record))
+    packed[row.sha256] = row
+    return row
+
+
+def _like(twin: IndexRow, row: IndexRow) -> IndexRow:
+    """Describe a picture that another key has as well: it is packed, and later embedded, once."""
+    for name in _OF_THE_TAR:
+        setattr(row, name, getattr(twin, name))
     return row
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import ray
@@ -58,6 +58,7 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
         InvalidInput: if there is nothing to learn from.
         AgmanError: what a worker refused.
     """
+    config = as_packed(config, dataset)
     lake = Lake(config.lake)
     pictures = _pictures(config, dataset, taxonomy, run)
     placement = _placed(config, run)
@@ -93,6 +94,21 @@ def train(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy, run: Run) -
     ):
         model = import_model(lake, complete)
     return Trained(model, int(metrics["step"]), float(metrics[VALIDATION]), len(validation.pixels))
+
+
+def as_packed(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the config of a model that knows how its pictures were packed.
+
+    Raises:
+        InvalidInput: if the config says otherwise, or they are too small for the network.
+    """
+    found = config.preprocess.packed_side
+    if found not in (0, dataset.packed_side):
+        raise InvalidInput(
+            f"--preprocess.packed-side: expected what --shards.resize says, {dataset.packed_side}, found "
+            f"{found}; leave it out"
+        )
+    return replace(config, preprocess=replace(config.preprocess, packed_side=dataset.packed_side))
 
 
 def read_taxonomy(spec: str) -> Taxonomy | None:
@@ -186,6 +202,8 @@ def run_name(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> str:
     such setting. Files count by what they hold.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_THE_RUN}
+    if not config.preprocess.packed_side:  # as before there was a choice
+        del settings["preprocess"]["packed_side"]
     settings["taxonomy"], settings["shards"] = taxonomy.digest, config.shards.naming()
     start = Path(config.network.pretrained or "")
     if start.is_file():

@@ -137,27 +137,45 @@ def test_pictures_are_packed_beside_img2dataset_and_the_floor(
 ) -> None:
     results = tmp_path / "figures.json"
     options = sharding.Options(
-        num_images=6, images_per_shard=2, rounds=1, img2dataset=stand_in, folder=tmp_path, results=results
+        num_images=6,
+        images_per_shard=2,
+        rounds=1,
+        trunk="resnet18",
+        embedded=4,
+        img2dataset=stand_in,
+        folder=tmp_path,
+        results=results,
     )
     with inline_ray():
         sharding.main(options)
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert last == json.loads(results.read_text())
     figures, floor = last["figures"], last["floor"]
-    assert figures["images_per_s_as_is_img2dataset"] == pytest.approx(6 / 6.5, abs=1e-5)
+    for how in ("as_is", "resize"):
+        ours, theirs = figures[f"images_per_s_{how}"], figures[f"images_per_s_{how}_img2dataset"]
+        assert theirs == pytest.approx(6 / 6.5, abs=1e-5)
+        assert figures[f"ratio_{how}"] == pytest.approx(ours / theirs, rel=1e-4)
+        assert figures[f"images_per_s_{how}_job"] < ours
     ours = figures["images_per_s_as_is"]
-    assert figures["ratio_as_is"] == pytest.approx(ours / figures["images_per_s_as_is_img2dataset"], rel=1e-4)
     assert figures["share_of_floor_as_is"] == pytest.approx(ours / floor["images_per_s_as_is"], rel=1e-4)
     assert floor["images_per_s_as_is"] < min(floor["images_per_s_cat"], floor["images_per_s_sha256sum"])
+    assert figures["mean_cosine_of_others"] < figures["mean_cosine_resize"] < 1
+    assert 0.9 < figures["min_cosine_resize"] < figures["mean_cosine_resize"]
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith("sharding-")] == []
 
 
 def test_without_img2dataset_ours_is_measured_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "environment").touch()  # where a folder cannot be made
     options = sharding.Options(
-        num_images=2, images_per_shard=2, rounds=1, img2dataset=tmp_path / "environment", folder=tmp_path
+        num_images=2,
+        images_per_shard=2,
+        rounds=1,
+        embedded=2,
+        model=tiny_model,
+        img2dataset=tmp_path / "environment",
+        folder=tmp_path,
     )
     with inline_ray():
         sharding.main(options)

@@ -240,3 +240,70 @@ def test_bounds_hold_for_a_plain_jpeg() -> None:
     assert probe(PLAIN[0], max_pixels=1200).format == "JPEG"
     with pytest.raises(BadSample, match="shorter side below"):
         probe(encode(noise(40, 7), "JPEG"))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((512, 640), (64, 80)),
+        ((640, 512), (80, 64)),
+        ((65, 1000), (64, 985)),
+        ((130, 130), (64, 64)),
+        ((333, 77), (277, 64)),
+    ],
+)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_a_larger_picture_is_scaled_to_its_short_side(
+    size: tuple[int, int], expected: tuple[int, int], image_format: str
+) -> None:
+    smaller = images.shrink(encode(gradient(*size), image_format), 64)
+    header = probe(smaller)
+    assert (header.width, header.height, header.format) == (*expected, "JPEG")
+    assert images.shrink(smaller, 64) is None, "what is packed is read as it is"
+    shown = np.asarray(Image.open(io.BytesIO(smaller))).astype(int)
+    wanted = np.asarray(gradient(*size).resize(expected, Image.Resampling.BOX)).astype(int)
+    assert np.abs(shown[..., :2] - wanted[..., :2]).mean() < 3
+
+
+def test_a_turned_picture_is_packed_upright_and_says_no_more_of_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smaller = images.shrink(encode(gradient(200, 100), "JPEG", exif=exif), 50)
+    with Image.open(io.BytesIO(smaller)) as image:
+        assert (image.size, dict(image.getexif())) == ((50, 100), {})
+    upright = decode_square(encode(gradient(200, 100), "JPEG", exif=exif), 32).astype(int)
+    assert np.abs(decode_square(smaller, 32).astype(int) - upright).mean() < 6
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
+def test_other_colours_are_packed_as_they_are_read(mode: str) -> None:
+    encoded = encode(noise(40, 40, mode), "PNG" if mode == "RGBA" else "JPEG")
+    smaller = images.shrink(encoded, 20)
+    assert Image.open(io.BytesIO(smaller)).mode == "RGB"
+    assert np.abs(decode_square(smaller, 8).astype(int) - decode_square(encoded, 8).astype(int)).mean() < 12
+
+
+def test_what_is_small_or_fits_no_jpeg_stays_as_it_came() -> None:
+    assert images.shrink(encode(noise(64, 90), "JPEG"), 64) is None
+    assert images.shrink(encode(Image.new("L", (66_000 * 2, 16))), 8) is None
+
+
+def test_the_same_bytes_are_packed_to_the_same_bytes() -> None:
+    encoded = encode(noise(90, 70), "JPEG")
+    assert images.shrink(encoded, 32) == images.shrink(encoded, 32)
+
+
+def test_a_picture_that_cannot_be_decoded_is_not_packed() -> None:
+    broken = encode(noise(90, 70), "PNG")
+    broken = broken[:2000] + bytes(100) + broken[2100:]
+    with pytest.raises(BadSample, match="PNG of"):
+        images.shrink(broken, 32)
+
+
+@pytest.mark.parametrize("size", [(512, 640), (90, 300), (60, 80)])
+def test_a_query_is_read_as_the_packed_picture_is(size: tuple[int, int]) -> None:
+    encoded = encode(noise(*size), "JPEG")
+    packed = images.shrink(encoded, 64) or encoded
+    preprocess = Preprocess(image_size=32, packed_side=64)
+    assert torch.equal(read_pixels(encoded, preprocess), read_pixels(packed, preprocess))
+    assert torch.equal(read_pixels(packed, PREPROCESS), read_pixels(packed, preprocess))

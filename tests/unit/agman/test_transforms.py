@@ -28,6 +28,20 @@ def test_oversampling_makes_another_model_only_where_it_was_chosen() -> None:
             Preprocess(oversampling=wrong)
 
 
+def test_how_small_pictures_are_packed_is_part_of_a_model_that_saw_them_so() -> None:
+    plain, packed = Preprocess(), Preprocess(packed_side=256)
+    assert plain.digest == "08b7a0ae3fc5098c5ce969bfcc392413005091ef1afe307cca2f40983342f246", (
+        "of before there was a choice"
+    )
+    assert packed.digest != plain.digest
+    assert Preprocess.from_json(packed.to_json()) == packed
+    assert "packed_side" not in plain.to_json()
+    with pytest.raises(
+        InvalidInput, match="packed_side must be 0 or at least image_size, 224 pixels, found 128"
+    ):
+        Preprocess(packed_side=128)
+
+
 def test_other_reading_rule_is_refused() -> None:
     with pytest.raises(InvalidInput, match="reading rule 99"):
         Preprocess.from_json({**Preprocess().to_json(), "reading_rule": 99})

@@ -22,6 +22,7 @@ from pipelines.shards.read import read_picture, read_pictures, stream_samples
 from pipelines.shards.write import write_shard
 from pipelines.sources import ABSENT, Allowed
 from pipelines.sources.allowed import folder_place
+from pipelines.storage.objects import describe
 
 OPTIONS = ShardOptions(max_pixels=10_000)
 LOCAL_FILES = Allowed(folder_place("/"))
@@ -279,6 +280,101 @@ def test_a_quarantined_picture_cannot_be_read(lake: Lake, tmp_path: Path) -> Non
         read_picture(lake, made.files, row["sha256"])
 
 
+SMALLER = replace(OPTIONS, resize=20)
+
+
+def test_larger_pictures_are_packed_smaller_under_their_own_names(
+    lake: Lake, records: list[SourceRecord]
+) -> None:
+    small = Path(records[0].uri).parent / "small.jpg"
+    Image.new("RGB", (20, 25)).save(small)
+    made = write(lake, [*records, record(small, "small"), replace(records[1], key="twin")], SMALLER)
+    rows = index_of(lake, made.unit)
+    for row, uri in zip(rows, [*(each.uri for each in records), str(small), records[1].uri], strict=True):
+        assert row["sha256"] == hashlib.sha256(Path(uri).read_bytes()).hexdigest()
+        assert row["member"] == f"{row['sha256']}.jpg"
+        stored = read_picture(lake, made.files, row["sha256"])
+        assert (len(stored), row["format"]) == (row["num_bytes"], "JPEG")
+        with Image.open(io.BytesIO(stored)) as image:
+            assert (
+                image.size == (row["width"], row["height"]) == ((20, 25) if uri == str(small) else (27, 20))
+            )
+        packed = None if uri == str(small) else hashlib.sha256(stored).hexdigest()
+        assert row["packed_sha256"] == packed
+    assert rows[1] | {"key": "twin"} == rows[-1]
+    digests = [row["sha256"] for row in rows]
+    assert [digest for digest, _ in read_pictures(lake, made.files, digests)] == digests
+    (sample, *_) = stream_samples([f"{lake.url}/{shard_tar('shop', made.unit)}"])
+    assert sample.sha256 == digests[0]
+    assert made.detail["options"]["resize"] == 20
+
+
+def test_a_shard_of_smaller_pictures_made_again_is_byte_identical(
+    tmp_path: Path, records: list[SourceRecord]
+) -> None:
+    one, other = (write(Lake(str(tmp_path / name)), records, SMALLER) for name in ("one", "other"))
+    assert one.files == other.files
+
+
+def test_a_picture_packed_smaller_has_its_flipped_bits_told(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records, SMALLER)
+    row = index_of(lake, made.unit)[2]
+    flip(lake, made.files[0].name, row["offset"] + 50)
+    with pytest.raises(CorruptShard, match=made.files[0].name):
+        read_picture(lake, made.files, row["sha256"])
+
+
+@pytest.mark.parametrize("place", ["bytes", "name"])
+def test_smaller_pictures_of_a_damaged_shard_are_packed_anew_as_they_are(
+    lake: Lake, records: list[SourceRecord], place: str
+) -> None:
+    old = write(lake, records, SMALLER)
+    rows = index_of(lake, old.unit)
+    flip(lake, old.files[0].name, rows[3]["offset"] + (50 if place == "bytes" else -500))
+    for each in (*records[:2], records[3]):  # gone from the source
+        Path(each.uri).unlink()
+    again = [
+        replace(each, known=row["sha256"], damaged=old.unit) for each, row in zip(records, rows, strict=True)
+    ]
+    made = write(lake, again, SMALLER)
+    found = index_of(lake, made.unit)
+    assert [row["kind"] for row in found] == [None, None, None, "missing", None]
+    for number in (0, 1, 2, 4):
+        assert found[number]["sha256"] == rows[number]["sha256"]
+        assert found[number]["packed_sha256"] == rows[number]["packed_sha256"]
+        assert read_picture(lake, made.files, rows[number]["sha256"]) == read_picture(
+            lake, old.files, rows[number]["sha256"]
+        )
+
+
+def test_an_index_of_before_pictures_were_scaled_is_read(lake: Lake, records: list[SourceRecord]) -> None:
+    made = write(lake, records)
+    digest = index_of(lake, made.unit)[1]["sha256"]
+    with lake.store.local_copy(made.files[1].name) as path:
+        pq.write_table(pq.read_table(path).drop_columns(["packed_sha256"]), path)
+    old = (made.files[0], describe(lake.store, made.files[1].name, made.files[1].num_rows))
+    assert read_picture(lake, old, digest) == Path(records[1].uri).read_bytes()
+
+
+def test_a_picture_that_cannot_be_made_smaller_is_quarantined(lake: Lake, tmp_path: Path) -> None:
+    noise = Image.effect_noise((60, 60), 90)
+    noise.save(tmp_path / "broken.png")
+    body = bytearray((tmp_path / "broken.png").read_bytes())
+    body[300:400] = bytes(100)
+    (tmp_path / "broken.png").write_bytes(body)
+    broken = [record(tmp_path / "broken.png", "broken")]
+    assert write(lake, broken).counts["ok"] == 1, "its header is whole"
+    made = write(lake, broken, SMALLER)
+    assert index_of(lake, made.unit)[0]["kind"] in ("truncated", "undecodable")
+
+
+def test_a_size_that_is_not_asked_for_names_no_shard() -> None:
+    assert "resize" not in OPTIONS.naming()
+    assert SMALLER.naming() == {**OPTIONS.naming(), "resize": 20}
+    with pytest.raises(ValueError, match="resize: expected 0 or at least 8 pixels, found 7"):
+        ShardOptions(resize=7)
+
+
 def test_files_that_come_slowly_are_fetched_several_at_once(
     lake: Lake, records: list[SourceRecord], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -343,7 +439,7 @@ def test_any_change_of_a_record_renames_its_shard(change: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"images_per_shard": 9}, {"check": "full"}, {"max_pixels": 9}, {"max_bytes": 9}]
+    "change", [{"images_per_shard": 9}, {"resize": 9}, {"check": "full"}, {"max_pixels": 9}, {"max_bytes": 9}]
 )
 def test_any_change_of_an_option_renames_a_shard(change: dict) -> None:
     one = [SourceRecord("k", "u", "v0", "train", {})]

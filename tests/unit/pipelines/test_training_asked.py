@@ -8,11 +8,12 @@ import pytest
 
 from agman.errors import InvalidInput
 from agman.model import ModelConfig
-from agman.taxonomy import Attribute, Taxonomy
+from agman.taxonomy import FASHIONAI, Attribute, Taxonomy
+from agman.transforms import Preprocess
 from pipelines.dataset import Dataset, Description
 from pipelines.training.board import Board
 from pipelines.training.config import TrainConfig
-from pipelines.training.driver import run_name
+from pipelines.training.driver import as_packed, run_name
 from pipelines.training.placement import Machines, place
 
 
@@ -109,6 +110,19 @@ def test_files_count_by_what_they_hold(tmp_path: Path) -> None:
     assert name != run_name(replace(asked, network=ModelConfig()), dataset, red)
     path.write_bytes(b"other weights")
     assert name != run_name(asked, dataset, red)
+
+
+def test_a_model_knows_how_its_pictures_were_packed() -> None:
+    plain, packed = Dataset("d", ("1.tar",), {}), Dataset("d", ("1.tar",), {}, packed_side=256)
+    assert as_packed(config(), plain) == config()
+    asked = as_packed(config(), packed)
+    assert asked == config(preprocess=Preprocess(packed_side=256))
+    assert as_packed(asked, packed) == asked
+    assert run_name(asked, packed, FASHIONAI) != run_name(config(), plain, FASHIONAI)
+    with pytest.raises(InvalidInput, match=r"packed-side: expected what --shards.resize says, 0, found 256"):
+        as_packed(asked, plain)
+    with pytest.raises(InvalidInput, match="packed_side must be 0 or at least image_size"):
+        as_packed(config(), Dataset("d", ("1.tar",), {}, packed_side=128))
 
 
 def test_the_board_keeps_the_first_refusal() -> None:

@@ -1,0 +1,68 @@
+"""How far packing pictures smaller moves their embeddings: cosines of garments drawn here, with one model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from agman.checkpoint import load_model
+from agman.embedder import Embedder
+from agman.images import shrink
+from agman.model import AGMAN, ModelConfig, Network
+from agman.taxonomy import FASHIONAI
+from agman.transforms import Preprocess, normalise, read_pixels
+from pipelines.sources import drawing
+
+DRAWN_SIDE = 640
+"""Of the drawn pictures, pixels: larger than what is packed."""
+
+
+def cosines(folder: Path | None, trunk: str, num_images: int, side: int) -> dict[str, float]:
+    """Compare the embeddings of pictures as they came with those of the same packed smaller.
+
+    Args:
+        folder: of a model that was trained on pictures as they came; None: random weights.
+        trunk: of the random model, torchvision's name.
+        num_images: garments to draw.
+        side: in pixels, what they are packed with.
+
+    Returns:
+        The lowest and the mean cosine of a picture's two embeddings under an attribute, and, to measure these
+        by, the mean cosine of different pictures.
+    """
+    pictures = [
+        bytes(drawing.draw_jpeg(f"style-{number:06d}", 0, revision=0, size=DRAWN_SIDE))
+        for number in range(num_images)
+    ]
+    network, preprocess = _model(folder, trunk, pictures)
+    smaller = [shrink(encoded, side) or encoded for encoded in pictures]
+    embedder = Embedder(network, dtype=torch.float32)
+    plain, moved = (embedder.embed(_inputs(each, preprocess)) for each in (pictures, smaller))
+    own = (plain * moved).sum(-1)
+    others = torch.einsum("iad,jad->aij", plain, plain)[:, ~torch.eye(num_images, dtype=torch.bool)]
+    return {
+        "min_cosine_resize": own.min().item(),
+        "mean_cosine_resize": own.mean().item(),
+        "mean_cosine_of_others": others.mean().item(),
+    }
+
+
+def _model(folder: Path | None, trunk: str, pictures: Sequence[bytes]) -> tuple[Network, Preprocess]:
+    """Return the model that is given, or a random one whose batch norms have seen the pictures."""
+    if folder is not None:
+        loaded = load_model(folder)
+        return loaded.model, loaded.preprocess
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, preprocess = AGMAN(ModelConfig(trunk=trunk), len(FASHIONAI)), Preprocess()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the average of what is shown
+            module.reset_running_stats()
+    with torch.no_grad():
+        network.train()(_inputs(pictures, preprocess), torch.zeros(len(pictures), dtype=torch.long))
+    return network.eval(), preprocess
+
+
+def _inputs(pictures: Sequence[bytes], preprocess: Preprocess) -> torch.Tensor:
+    return normalise(torch.stack([read_pixels(encoded, preprocess) for encoded in pictures]), preprocess)
