@@ -8,7 +8,7 @@ twice (each picture, and the tar for its receipt), write, and wait until the dis
 each picture and leaves writing to the system. Where `sha256sum` was built without the processor's SHA
 instructions, Python's own hashing is several times as fast, and a share above 1 is no wonder.
 
-Makes its own pictures of 512 x 640: crops of smoothed noise at JPEG quality 85, some 75 KB, no two alike.
+Makes its own pictures of 512 x 640 (`photographs.py`), some 75 KB, no two alike.
 Ours is the product's own way: `build_shards` of a folder into a new local lake, by Ray tasks. Ray is started
 before, and a round to warm up loads the workers. What is compared is packing, from the first unit given to
 the last receipt; reading the folder and comparing it with the catalog, which img2dataset does not do, is
@@ -18,7 +18,7 @@ its time is that from the start of its first shard to the end of its last.
 
 Then the same with every picture scaled to 256 on its short side, both sides writing JPEGs of quality 95. Ours
 decodes a half of each JPEG, so a model is shown other pixels than without: a cosine says how far that moves
-the embedding of a drawn garment (`packed_cosine.py`).
+the embedding of a drawn garment (`shortcuts.py`).
 """
 
 import itertools
@@ -34,14 +34,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import tyro
-from PIL import Image
 from rich.table import Table
 
 from benchmarks import img2dataset
-from benchmarks.packed_cosine import cosines
+from benchmarks.photographs import HEIGHT, WIDTH, write_photographs
 from benchmarks.reporting import MIN_ROUNDS, console, report
+from benchmarks.shortcuts import cosines
 from pipelines.cluster import connected, num_cpus
 from pipelines.lake import Lake
 from pipelines.night import NightConfig
@@ -49,11 +48,6 @@ from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run, quiet
 
-WIDTH, HEIGHT = 512, 640
-CANVAS = 2048
-"""Side in pixels of the noise that the pictures are cut from."""
-OCTAVES = ((256, 60), (32, 25), (8, 12), (2, 10))
-"""Cell in pixels and deviation of each layer of noise: large forms, then folds, then cloth."""
 HOW = AS_IS, RESIZE = "as_is", "resize"
 OURS, THEIRS = "ours", "img2dataset"
 COMMANDS = ("cat", "sha256sum")
@@ -117,7 +111,7 @@ def main(options: Options) -> None:
     command = _command(options)
     with tempfile.TemporaryDirectory(prefix="sharding-", dir=options.folder) as name:
         folder = Path(name)
-        pictures = make_pictures(folder / "pictures", options.num_images)
+        pictures = write_photographs(folder / "pictures", options.num_images)
         started = time.perf_counter()
         with connected():
             ray_s = time.perf_counter() - started
@@ -128,20 +122,6 @@ def main(options: Options) -> None:
     found = {**figures(measured, options.num_images), **moved, "ray_start_s": ray_s}
     floor = floors(measured, options.num_images)
     report("sharding", _table(options, found, floor), found, floor, options.results)
-
-
-def make_pictures(folder: Path, num_images: int) -> list[Path]:
-    """Write pictures that differ and compress as photographs of clothes do; returns their paths."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    canvas = _canvas(rng)
-    paths = [folder / f"{number:06d}.jpg" for number in range(num_images)]
-    columns = CANVAS - WIDTH
-    places = rng.choice(columns * (CANVAS - HEIGHT), num_images, replace=False).tolist()
-    for path, place in zip(paths, places, strict=True):
-        left, top = place % columns, place // columns
-        canvas.crop((left, top, left + WIDTH, top + HEIGHT)).save(path, "JPEG", quality=85)
-    return paths
 
 
 def figures(measured: Measured, num_images: int) -> dict[str, float]:
@@ -252,17 +232,6 @@ def _removed(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _canvas(rng: np.random.Generator) -> Image.Image:
-    """Return smoothed noise in colours, CANVAS pixels square."""
-    levels = np.full((CANVAS, CANVAS, 3), 128, np.float32)
-    for cell, deviation in OCTAVES:
-        coarse = rng.normal(0, deviation, (CANVAS // cell, CANVAS // cell, 3)).astype(np.float32)
-        for channel in range(3):
-            layer = Image.fromarray(coarse[..., channel]).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
-            levels[..., channel] += np.asarray(layer)
-    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
-
-
 def _table(options: Options, found: Mapping[str, float], floor: Mapping[str, float]) -> Table:
     table = Table(
         title=f"{options.num_images} pictures of {WIDTH} x {HEIGHT}, {options.images_per_shard} a tar; "
@@ -284,11 +253,10 @@ def _table(options: Options, found: Mapping[str, float], floor: Mapping[str, flo
         )
     starts = {"start of Ray": found["ray_start_s"], "start of img2dataset": found.get("img2dataset_start_s")}
     said = [f"{name} {taken:.1f} s" for name, taken in starts.items() if taken is not None]
-    said.append(
-        f"cosine of a picture packed smaller: {found['min_cosine_resize']:.4f} at least, "
-        f"{found['mean_cosine_resize']:.4f} on the average; of different pictures "
-        f"{found['mean_cosine_of_others']:.4f}"
-    )
+    for name, shown in (("resize", "packed smaller"), ("oversampling_1", "decoded with oversampling 1")):
+        low, mean = (found[f"{kind}_cosine_{name}"] for kind in ("min", "mean"))
+        said.append(f"cosine of a picture {shown}: {low:.4f} at least, {mean:.4f} on the average")
+    said.append(f"of different pictures: {found['mean_cosine_of_others']:.4f}")
     table.caption = "; ".join(said)
     return table
 

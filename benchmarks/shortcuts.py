@@ -1,6 +1,7 @@
-"""How far packing pictures smaller moves their embeddings: cosines of garments drawn here, with one model."""
+"""How far ways to decode less move embeddings: cosines of garments drawn here, with one model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,10 @@ DRAWN_SIDE = 640
 
 
 def cosines(folder: Path | None, trunk: str, num_images: int, side: int) -> dict[str, float]:
-    """Compare the embeddings of pictures as they came with those of the same packed smaller.
+    """Compare the embeddings of pictures as they came with those of the same by each shortcut.
+
+    Packed smaller (`--shards.resize`), or decoded by a JPEG's own scale down to the network's side
+    (`--preprocess.oversampling 1`).
 
     Args:
         folder: of a model that was trained on pictures as they came; None: random weights.
@@ -27,8 +31,8 @@ def cosines(folder: Path | None, trunk: str, num_images: int, side: int) -> dict
         side: in pixels, what they are packed with.
 
     Returns:
-        The lowest and the mean cosine of a picture's two embeddings under an attribute, and, to measure these
-        by, the mean cosine of different pictures.
+        The lowest and the mean cosine of a picture's two embeddings under an attribute, by shortcut, and, to
+        measure these by, the mean cosine of different pictures.
     """
     pictures = [
         bytes(drawing.draw_jpeg(f"style-{number:06d}", 0, revision=0, size=DRAWN_SIDE))
@@ -37,12 +41,16 @@ def cosines(folder: Path | None, trunk: str, num_images: int, side: int) -> dict
     network, preprocess = _model(folder, trunk, pictures)
     smaller = [shrink(encoded, side) or encoded for encoded in pictures]
     embedder = Embedder(network, dtype=torch.float32)
-    plain, moved = (embedder.embed(_inputs(each, preprocess)) for each in (pictures, smaller))
-    own = (plain * moved).sum(-1)
+    plain = embedder.embed(_inputs(pictures, preprocess))
+    moved = {
+        "resize": embedder.embed(_inputs(smaller, preprocess)),
+        "oversampling_1": embedder.embed(_inputs(pictures, replace(preprocess, oversampling=1.0))),
+    }
+    own = {name: (plain * each).sum(-1) for name, each in moved.items()}
     others = torch.einsum("iad,jad->aij", plain, plain)[:, ~torch.eye(num_images, dtype=torch.bool)]
     return {
-        "min_cosine_resize": own.min().item(),
-        "mean_cosine_resize": own.mean().item(),
+        **{f"min_cosine_{name}": cosine.min().item() for name, cosine in own.items()},
+        **{f"mean_cosine_{name}": cosine.mean().item() for name, cosine in own.items()},
         "mean_cosine_of_others": others.mean().item(),
     }
 
