@@ -1,6 +1,7 @@
 """What a person finds in the morning: the report of a snapshot and a few searches on it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from pipelines.quality import reconciliation
 from pipelines.redaction import redacted
 from pipelines.report import SearchExample, render_report
 from pipelines.search import Hit, Searcher, attributes_had
-from pipelines.storage.snapshots import Manifest
+from pipelines.storage.snapshots import Group, Manifest
 
 EXAMPLES_CONSIDERED = 32
 EXAMPLE_HITS = 7
+SHOWN_ROWS = 100_000
+"""Pictures, the newest, that the report's searches look at: a night does not read all of its index again."""
 PICTURE_PIXELS = 128
 QUARANTINE_EXAMPLES = 50
 
@@ -72,13 +75,20 @@ def examples(lake: Lake, manifest: Manifest) -> list[SearchExample]:
     """Search for one product per attribute: a held-out one that has it, where labels or the model tell."""
     if not manifest.groups:
         return []
-    with Searcher(lake, manifest) as searcher, fetch_model(lake, manifest.model) as folder:
+    shown = replace(manifest, groups=_newest(manifest.groups))
+    with Searcher(lake, shown) as searcher, fetch_model(lake, manifest.model) as folder:
         loaded = load_model(folder)
         embedder = Embedder(loaded.model)
         return [
             _example(searcher, loaded, embedder, attribute, _example_row(searcher, attribute))
             for attribute in manifest.attributes
         ]
+
+
+def _newest(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Return the newest groups, which stand last, of at least SHOWN_ROWS together, in their order."""
+    rows = np.cumsum([group.num_rows for group in reversed(groups)])
+    return tuple(groups[-1 - int(np.searchsorted(rows[:-1], SHOWN_ROWS)) :])
 
 
 def _example_row(searcher: Searcher, attribute: str) -> dict[str, Any]:

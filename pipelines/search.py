@@ -233,11 +233,15 @@ class Searcher:
         return rows[0]
 
     def example_rows(self, attribute: str, count: int) -> list[dict[str, Any]]:
-        """Return products to show a search with: held-out and labelled with the attribute where any is."""
+        """Return products to show a search with: held-out and labelled with the attribute where any is.
+
+        Where the manifest's groups are some of the snapshot's alone, only products of theirs.
+        """
+        parts = [name for group in self.manifest.groups for name in group.parts]
         return self._rows(
-            """select * from catalog
+            """select * from catalog where list_contains(?, part)
             order by labels[?] is null, role <> 'query', md5(key || ?), key limit ?""",
-            [attribute, attribute, count],
+            [parts, attribute, attribute, count],
         )
 
     def picture_of(self, row: Mapping[str, Any]) -> bytes:

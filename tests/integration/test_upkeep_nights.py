@@ -20,7 +20,9 @@ from pipelines.lake import Lake
 from pipelines.lineage import find_damage
 from pipelines.night import NightConfig
 from pipelines.nightly import run_night
+from pipelines.quality import GateOptions
 from pipelines.shards.plan import ShardOptions
+from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Manifest
 from pipelines.telemetry import Run
 
@@ -83,6 +85,40 @@ def test_small_parts_are_merged_and_answer_as_before(shop: Shop) -> None:
     assert [new[key] for key in kept] == [old[key] for key in kept]
     assert new["2.png"] != old["2.png"]
     assert shop.night(MERGING) is None
+
+
+def test_a_later_night_reads_no_embedding_or_index_that_stays(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.morning.SHOWN_ROWS", 1)
+    gates = GateOptions(probe_images=0)
+    shop.draw(*range(5))
+    first = shop.night(IndexOptions(), gates=gates)
+    staying = {entry.name for part in first.parts for entry in part.files.values()}
+    staying |= {entry.name for group in first.groups for entry in (group.ids, *group.files.values())}
+    read: set[str] = set()
+    checked = Lake.checked
+
+    def noting(lake: Lake, entry: FileEntry) -> Any:
+        read.add(entry.name)
+        return checked(lake, entry)
+
+    monkeypatch.setattr(Lake, "checked", noting)
+    shop.draw(5)
+    second = shop.night(IndexOptions(), gates=gates)
+    assert staying <= {entry.name for entry in second.entries()}
+    assert not staying & read
+    assert second.groups[0].judged == first.groups[0].judged
+    recalls = [gate for gate in second.gates if gate["name"].startswith("recall@10")]
+    assert [(gate["found"], gate["detail"]) for gate in recalls] == [(1.0, "flat")] * 2
+
+    name = next(iter(first.groups[0].files.values())).name
+    flip(shop.lake, name)
+    shop.draw(6)
+    third = shop.night(IndexOptions(), gates=gates)
+    assert name in read
+    assert name not in {entry.name for entry in third.entries()}
+    assert find_damage(shop.lake, third) == []
 
 
 def test_a_damaged_merged_part_is_embedded_anew(shop: Shop) -> None:
