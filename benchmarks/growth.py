@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from agman.transforms import Preprocess
 from benchmarks.made_shards import make_model
 from benchmarks.photographs import write_photographs
 from benchmarks.reporting import console, report
@@ -111,7 +112,7 @@ def _run_night(folder: Path, factor: int, options: Options) -> Night:
     for picture in sorted((folder / "all").iterdir())[:num_images]:
         (source / picture.name).hardlink_to(picture)
     lake = Lake(f"{folder}/lake-{factor}")
-    make_model(lake, folder / f"model-{factor}", options.trunk, options.image_size)
+    make_model(lake, folder / f"model-{factor}", options.trunk, Preprocess(image_size=options.image_size))
     config = NightConfig(lake=lake.url, source=str(source), model=str(folder / f"model-{factor}"))
     run = Run("growth", config, lake)
     run_night(config, run)

@@ -34,6 +34,8 @@ import torch
 import tyro
 from rich.table import Table
 
+from agman.images import OVERSAMPLING
+from agman.transforms import Preprocess
 from benchmarks.made_shards import MadeShard, make_model, make_shards
 from benchmarks.memory import PeakMemory
 from benchmarks.photographs import write_photographs
@@ -72,6 +74,10 @@ class Options:
     """The network's trunk, with random weights."""
     batch_size: int = 32
     """Pictures of a forward pass."""
+    precision: str = "auto"
+    """As `--embed.precision` of a night."""
+    oversampling: float = OVERSAMPLING
+    """As `--preprocess.oversampling` of a training."""
     num_workers: int = 2
     """Actors of the line, of one thread each, and of Ray Data's pool."""
     rounds: int = MIN_ROUNDS
@@ -117,7 +123,10 @@ class Line:
 
     def embed_options(self, threads: int = 1) -> EmbedOptions:
         """Return how an actor embeds."""
-        return EmbedOptions(batch_size=self.options.batch_size, threads=threads, accelerator="cpu")
+        options = self.options
+        return EmbedOptions(
+            batch_size=options.batch_size, threads=threads, accelerator="cpu", precision=options.precision
+        )
 
     def start(self, threads: int = 1) -> Any:
         """Start an actor; it reserves no CPU, so that more threads than cores can be tried."""
@@ -160,7 +169,8 @@ def main(options: Options) -> None:
         console.print(f"making and packing {options.num_images} pictures")
         write_photographs(Path(folder) / "pictures", options.num_images, options.picture_width)
         shards = make_shards(lake, f"{folder}/pictures", options.images_per_shard, "line")
-        model = make_model(lake, Path(folder) / "model", options.trunk, options.image_size)
+        preprocess = Preprocess(image_size=options.image_size, oversampling=options.oversampling)
+        model = make_model(lake, Path(folder) / "model", options.trunk, preprocess)
         line = Line(lake, model, shards, options)
         seconds = _measure(line)
         work = {part: sum(made.seconds[part] for made in line.receipts) for part in line.receipts[0].seconds}

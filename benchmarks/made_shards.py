@@ -30,11 +30,11 @@ class MadeShard:
     """sha256 of its pictures."""
 
 
-def make_model(lake: Lake, folder: Path, trunk: str, image_size: int) -> str:
+def make_model(lake: Lake, folder: Path, trunk: str, preprocess: Preprocess) -> str:
     """Publish a model of random weights for FashionAI's attributes; returns its id."""
     torch.manual_seed(0)
     network = AGMAN(ModelConfig(trunk=trunk), len(FASHIONAI)).eval()
-    save_model(network, FASHIONAI, Preprocess(image_size=image_size), folder)
+    save_model(network, FASHIONAI, preprocess, folder)
     return import_model(lake, folder)
 
 

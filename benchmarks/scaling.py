@@ -25,6 +25,7 @@ import torch
 import tyro
 from rich.table import Table
 
+from agman.transforms import Preprocess
 from benchmarks.made_shards import MadeShard, make_model, make_shards
 from benchmarks.reporting import MIN_ROUNDS, console, report
 from pipelines.actors import ActorWorkers
@@ -114,7 +115,9 @@ def main(options: Options) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # the cores of this machine are the floor
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder, connected():
         lake = Lake(options.lake or f"{folder}/lake")
-        model = make_model(lake, Path(folder) / "model", "resnet18", options.image_size)
+        model = make_model(
+            lake, Path(folder) / "model", "resnet18", Preprocess(image_size=options.image_size)
+        )
         num_images = max(COUNTS) * options.images_per_worker
         source = f"generated:num_images={num_images},size={options.image_size}"
         shards = make_shards(lake, source, options.images_per_shard, "scaling")

@@ -12,6 +12,7 @@ from inline_ray import inline_ray
 from narrow_trunk import narrow
 from PIL import Image
 
+from agman.transforms import Preprocess
 from benchmarks import (
     bench,
     embedder,
@@ -396,7 +397,7 @@ def test_the_line_embeds_and_indexes_every_copy(tmp_path: Path, monkeypatch: pyt
     try:
         with inline_ray():
             shards = make_shards(lake, str(tmp_path / "pictures"), 3, "line")
-            model = make_model(lake, tmp_path / "model", "resnet18", 32)
+            model = make_model(lake, tmp_path / "model", "resnet18", Preprocess(image_size=32))
             line.Line(lake, model, shards, options).whole(copies=2)
     finally:
         torch.set_num_threads(threads)
