@@ -40,7 +40,7 @@ QUICK = {
     "index": ("--rows", "50000", "--queries", "100"),
     "search": ("--rows", "300000", "--queries", "100"),
     "parquet": ("--rows", "20000"),
-    "growth": ("--num-images", "250"),
+    "growth": ("--num-images", "1000"),
 }
 """Options that make a script small, in the order in which they run."""
 

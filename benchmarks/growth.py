@@ -37,7 +37,7 @@ FLOOR = {"per_image_8x_over_1x": 1.0, "work_per_image_8x_over_1x": 1.0}
 class Options:
     """Size of the work."""
 
-    num_images: int = 500
+    num_images: int = 2000
     """Pictures of the smallest catalog."""
     picture_width: int = 128
     """Width of the JPEGs, which are a quarter higher."""
