@@ -202,8 +202,9 @@ def run_name(config: TrainConfig, dataset: Dataset, taxonomy: Taxonomy) -> str:
     such setting. Files count by what they hold.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_THE_RUN}
-    if not config.preprocess.packed_side:  # as before there was a choice
-        del settings["preprocess"]["packed_side"]
+    # Without what a model's own description leaves out: runs of before there was that choice go on.
+    described = config.preprocess.to_json()
+    settings["preprocess"] = {name: v for name, v in settings["preprocess"].items() if name in described}
     settings["taxonomy"], settings["shards"] = taxonomy.digest, config.shards.naming()
     start = Path(config.network.pretrained or "")
     if start.is_file():

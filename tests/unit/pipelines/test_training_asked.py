@@ -125,6 +125,13 @@ def test_a_model_knows_how_its_pictures_were_packed() -> None:
         as_packed(config(), Dataset("d", ("1.tar",), {}, packed_side=128))
 
 
+def test_a_run_of_before_there_were_choices_of_decoding_goes_on() -> None:
+    pictures = Dataset("d", ("1.tar",), {})
+    assert run_name(config(), pictures, FASHIONAI) == "train-54aa965f", "the name that such a run has"
+    faster = config(preprocess=Preprocess(oversampling=1))
+    assert run_name(faster, pictures, FASHIONAI) != run_name(config(), pictures, FASHIONAI)
+
+
 def test_the_board_keeps_the_first_refusal() -> None:
     board = Board()
     assert board.refusal() is None
