@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from agman.errors import BadSample
-from agman.transforms import Preprocess, read_pixels
+from agman.transforms import Preprocess, read_pixels, stack_pixels
 from pipelines.lake import Lake
 from pipelines.scheduling import Unit
 from pipelines.shards.read import read_pictures
@@ -48,10 +48,10 @@ class Decoding:
             digests.append(digest)
             pixels.append(found)
             if len(pixels) == size:
-                yield digests, torch.stack(pixels)
+                yield digests, stack_pixels(pixels)
                 digests, pixels = [], []
         if pixels:
-            yield digests, torch.stack(pixels)
+            yield digests, stack_pixels(pixels)
 
     def _pictures(self) -> Iterator[tuple[str, torch.Tensor]]:
         started = time.perf_counter()
