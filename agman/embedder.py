@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from agman.errors import InvalidInput
 from agman.folding import AllEmbedded, fold
+from agman.fusing import fuse_blocks
 from agman.model import Network
 
 __all__ = ["AllEmbedded", "Embedder", "native_dtype"]
@@ -33,6 +34,13 @@ class Embedder(nn.Module):
             raise InvalidInput(f"dtype must be torch.float32 or torch.bfloat16, found {dtype}")
         source = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         self.lower, self.upper, self.head = fold(source, self.dtype)
+        # Where bfloat16 is native; a CPU that emulates it has no such operators. Compiling fuses by itself.
+        if (
+            self.dtype == torch.bfloat16 == native_dtype(self.device)
+            and self.device.type == "cpu"
+            and not compiled
+        ):
+            fuse_blocks(self)
         self.to(memory_format=torch.channels_last).to(self.device)
         self._run = torch.compile(self._all, dynamic=False) if compiled else self._all
 

@@ -7,7 +7,7 @@ the next one's pixels cross the bus and the last one's embeddings come back: two
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -81,8 +81,8 @@ class _GpuLane:
 
     def __init__(self, embedder: Embedder, preprocess: Preprocess, batch_size: int) -> None:
         shape = (batch_size, 3, preprocess.image_size, preprocess.image_size)
-        self._waiting = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
-        self._pixels = torch.zeros(shape, dtype=torch.uint8, device=embedder.device)
+        self._waiting = _zeros(shape, pin_memory=True)
+        self._pixels = _zeros(shape, device=embedder.device)
         self._stream = torch.cuda.Stream(embedder.device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._graph = torch.cuda.CUDAGraph()
@@ -109,3 +109,8 @@ class _GpuLane:
             self._done.record()
         self._done.synchronize()  # lets other threads run meanwhile
         return self._found[:count].clone()
+
+
+def _zeros(shape: tuple[int, ...], **place: Any) -> Tensor:
+    """Return uint8 zeros, channels last in memory as pixels come."""
+    return torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last, **place).zero_()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from agman.images import MAX_PIXELS, OVERSAMPLING, ImageHeader, decode_square, p
 
 __all__ = [
     "MAX_PIXELS", "Augmentation", "ImageHeader", "Preprocess", "augment", "normalise", "probe", "read_pixels",
+    "stack_pixels",
 ]  # fmt: skip
 
 READING_RULE = 1
@@ -117,7 +118,7 @@ def read_pixels(encoded: bytes, preprocess: Preprocess, *, max_pixels: int = MAX
         max_pixels: largest width x height accepted; judged before decoding.
 
     Returns:
-        [3, S, S] uint8.
+        [3, S, S] uint8, channels last in memory, as decoders write and convolutions read them.
 
     Raises:
         BadSample: where the image must be refused; `kind` says why.
@@ -127,7 +128,12 @@ def read_pixels(encoded: bytes, preprocess: Preprocess, *, max_pixels: int = MAX
     square = decode_square(
         encoded, preprocess.image_size, max_pixels=max_pixels, oversampling=preprocess.oversampling
     )
-    return torch.from_numpy(square).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(square).permute(2, 0, 1)
+
+
+def stack_pixels(pixels: Sequence[Tensor]) -> Tensor:
+    """Make a batch of what `read_pixels` gives, [B, 3, S, S] uint8, and keep channels last in memory."""
+    return torch.stack([each.permute(1, 2, 0) for each in pixels]).permute(0, 3, 1, 2)
 
 
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
@@ -138,18 +144,24 @@ def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
         preprocess: gives mean and std.
 
     Returns:
-        [B, 3, H, W] float32.
+        [B, 3, H, W] float32, in memory as `pixels`.
     """
     mean, std = _statistics(preprocess, pixels.device)
-    return pixels.float().div_(255.0).sub_(mean).div_(std)
+    if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):
+        mean, std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+        return pixels.float().div_(255.0).sub_(mean).div_(std)
+    # By whole rows of pixels: loops over three channels, each time, take twice as long.
+    num_images, _, height, width = pixels.shape
+    rows = pixels.permute(0, 2, 3, 1).flatten(2).float()
+    rows.div_(255.0).sub_(mean.repeat(width)).div_(std.repeat(width))
+    return rows.view(num_images, height, width, 3).permute(0, 3, 1, 2)
 
 
 @lru_cache
 def _statistics(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation, [1, 3, 1, 1]; made once: a CUDA graph takes nothing from the host."""
+    """Return mean and deviation, [3]; made once, since a CUDA graph takes nothing from the host."""
     with torch.inference_mode(False):
-        mean, std = (torch.tensor(levels, device=device) for levels in (preprocess.mean, preprocess.std))
-        return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+        return torch.tensor(preprocess.mean, device=device), torch.tensor(preprocess.std, device=device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

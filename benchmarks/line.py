@@ -44,7 +44,7 @@ from benchmarks.reporting import MIN_ROUNDS, console, report
 from benchmarks.scaling import LastingWorkers
 from pipelines.actors import ActorWorkers
 from pipelines.cluster import connected
-from pipelines.embed_workers import EmbedActor
+from pipelines.embed_workers import KEEP_MEMORY, EmbedActor
 from pipelines.embedding import EmbedOptions, PartEmbedder, plan_part
 from pipelines.index import IndexOptions, build_group, plan_groups
 from pipelines.lake import Lake
@@ -130,7 +130,9 @@ class Line:
 
     def start(self, threads: int = 1) -> Any:
         """Start an actor; it reserves no CPU, so that more threads than cores can be tried."""
-        actor: Any = ray.remote(LineActor).options(num_cpus=0, max_restarts=-1, max_concurrency=QUEUED)
+        actor: Any = ray.remote(LineActor).options(
+            num_cpus=0, max_restarts=-1, max_concurrency=QUEUED, runtime_env=KEEP_MEMORY
+        )
         return actor.remote(self.lake, self.model, self.embed_options(threads))
 
     def run(self, workers: ActorWorkers, copies: int = 1) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from agman.errors import BadSample
 from agman.nvjpeg import read_on_gpu
-from agman.transforms import Preprocess, read_pixels
+from agman.transforms import Preprocess, read_pixels, stack_pixels
 from pipelines.lake import Lake
 from pipelines.scheduling import Unit
 from pipelines.shards.read import read_pictures
@@ -76,10 +76,10 @@ class Decoding:
         while read := self._read(pictures, size):
             self._decode(read, digests, pixels)
             if len(pixels) >= size:
-                yield digests[:size], torch.stack(pixels[:size])
+                yield digests[:size], stack_pixels(pixels[:size])
                 digests, pixels = digests[size:], pixels[size:]
         if pixels:
-            yield digests, torch.stack(pixels)
+            yield digests, stack_pixels(pixels)
 
     def _read(self, pictures: Iterator[tuple[str, bytes]], size: int) -> list[tuple[str, bytes]]:
         started = time.perf_counter()

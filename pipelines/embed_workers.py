@@ -16,6 +16,17 @@ from pipelines.models import fetch_model
 from pipelines.scheduling import Receipt, Ref, Unit
 from pipelines.workers import QUEUED, ray_task
 
+KEEP_MEMORY = {
+    "env_vars": {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    }
+}
+"""Runtime environment of a process that embeds. Layers make and drop tensors of 50 MiB; in a thread, glibc
+gives each back to the system, which clears 3,000 pages for every picture: a fifth of the processor's time.
+The peak is the same. It must be set before the process starts; other C libraries read none of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -62,6 +73,7 @@ def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int)
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=QUEUED,
+        runtime_env=KEEP_MEMORY,
     )
     count = min(num_units, count_workers(options, found))
     asked = f"{options.threads} CPUs" + (" and a GPU" if use_gpu else "")

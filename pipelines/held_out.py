@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from agman.errors import BadSample
 from agman.taxonomy import Taxonomy
-from agman.transforms import Preprocess, read_pixels
+from agman.transforms import Preprocess, read_pixels, stack_pixels
 from pipelines.dataset import Dataset, ListedTriplets
 from pipelines.labels import label_indices
 from pipelines.shards.read import stream_samples
@@ -223,10 +222,10 @@ def in_batches(pictures: Iterator[tuple[int, Tensor]], batch: int) -> Iterator[t
         positions.append(position)
         pixels.append(picture)
         if len(pixels) == batch:
-            yield positions, torch.stack(pixels)
+            yield positions, stack_pixels(pixels)
             positions, pixels = [], []
     if pixels:
-        yield positions, torch.stack(pixels)
+        yield positions, stack_pixels(pixels)
 
 
 def _lines(found: Sequence[tuple[int, int]]) -> Lines:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 import ray
-import torch
 
 from agman.errors import BadSample
+from agman.transforms import stack_pixels
 from pipelines.catalog import Catalog
 from pipelines.cluster import num_gpus
 from pipelines.drift import Moved, compare_vectors, drift_gates, model_gates, sample_gates
@@ -234,7 +234,7 @@ def embed_again(embedder: PartEmbedder, places: Sequence[Place], shards: Shards)
                     digests.append(place.sha256)
                     pixels.append(found)
             if pixels:
-                blocks.append(embedder.embed(torch.stack(pixels)))
+                blocks.append(embedder.embed(stack_pixels(pixels)))
     return Anew(tuple(digests), np.concatenate(blocks), names, refused)
 
 

@@ -1,9 +1,17 @@
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from torchvision.models import resnet18, resnet50
+from torchvision.models.resnet import ResNet
 
 from agman.embedder import Embedder, native_dtype
 from agman.errors import InvalidInput
+from agman.folding import _fold_batch_norms
+from agman.fusing import FusedBlock, fuse_blocks
 from agman.model import AGMAN, ModelConfig
 from agman.trainer import Trainer, TrainerConfig, TrainingBatch, TrainingStep
 
@@ -43,6 +51,30 @@ def test_resnet50_equals_the_golden_values(
     torch.testing.assert_close(
         found.attention, torch.from_numpy(golden_arrays["attention"]), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.skipif(native_dtype(torch.device("cpu")) != torch.bfloat16, reason="bfloat16 is emulated here")
+@pytest.mark.parametrize("make", [resnet18, resnet50])
+def test_fused_blocks_round_less_than_plain_ones(make: Callable[[], ResNet]) -> None:
+    torch.manual_seed(0)
+    layer = make().layer2.double().eval()
+    _fold_batch_norms(layer)
+    images = torch.randn(2, layer[0].conv1.in_channels, 20, 28)
+
+    def distance(network: nn.Module) -> float:
+        narrow = network.to(torch.bfloat16, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            found = narrow(images.to(torch.bfloat16, memory_format=torch.channels_last))
+            assert narrow(images[:0].to(torch.bfloat16)).shape[0] == 0
+        return (found.double() - exact).norm().item()
+
+    with torch.inference_mode():
+        exact = layer(images.double())
+    fused = copy.deepcopy(layer)
+    fuse_blocks(fused)
+    assert all(isinstance(block, FusedBlock) for block in fused)
+    assert distance(fused) < distance(layer)
+    assert exact.norm() > 50 * distance(fused)
 
 
 def test_resnet50_in_bfloat16(golden_model: AGMAN, golden_input: torch.Tensor) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from agman.errors import InvalidInput
-from agman.transforms import Augmentation, Preprocess, augment, normalise
+from agman.transforms import Augmentation, Preprocess, augment, normalise, stack_pixels
 
 
 def batch(num_images: int = 64, side: int = 16) -> torch.Tensor:
@@ -59,6 +59,16 @@ def test_normalise_is_the_imagenet_rule() -> None:
     pixels = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
     expected = (1.0 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(normalise(pixels, Preprocess())[1, :, 2, 3], expected)
+
+
+def test_normalise_gives_the_same_numbers_however_the_pixels_lie() -> None:
+    planes = batch(3)
+    last = stack_pixels([each.permute(1, 2, 0).contiguous().permute(2, 0, 1) for each in planes])
+    assert torch.equal(last, planes)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    found = normalise(last, Preprocess())
+    assert torch.equal(found, normalise(planes, Preprocess()))
+    assert found.is_contiguous(memory_format=torch.channels_last), "convolutions need no copy"
 
 
 def test_flip_mirrors_about_half_and_changes_nothing_else() -> None:

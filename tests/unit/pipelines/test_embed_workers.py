@@ -1,9 +1,14 @@
 """How many workers embed and on what, by what is asked for and what the cluster has."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from agman.errors import InvalidInput
-from pipelines.embed_workers import Found, count_workers, uses_gpu
+from pipelines.embed_workers import KEEP_MEMORY, Found, count_workers, uses_gpu
 from pipelines.embedding import EmbedOptions, choose_device
 
 
@@ -54,3 +59,37 @@ def test_a_gpu_that_is_asked_for_is_never_replaced_by_a_cpu(monkeypatch: pytest.
         choose_device("gpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert (choose_device("auto"), choose_device("cpu"), choose_device("gpu")) == ("cuda", "cpu", "cuda")
+
+
+PAGES = """
+import resource
+from threading import Thread
+
+def work():
+    for _ in range(20):
+        bytearray(50 << 20)
+
+def faults(function):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = Thread(target=function)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(work)
+print(faults(work))
+"""
+"""Tensors of a layer, in a thread, as a worker's model makes them; says how many pages the system cleared."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc reads the variables")
+def test_a_process_that_embeds_takes_its_memory_from_the_system_once() -> None:
+    def cleared(variables: dict[str, str]) -> int:
+        told = subprocess.run(
+            [sys.executable, "-c", PAGES], env=variables, capture_output=True, text=True, check=True
+        )
+        return int(told.stdout)
+
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    assert cleared(plain) > 10_000
+    assert cleared({**plain, **KEEP_MEMORY["env_vars"]}) < 100
