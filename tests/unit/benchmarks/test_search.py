@@ -1,0 +1,26 @@
+"""The benchmark of searches runs on a lake that it makes up."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import search
+
+
+def test_a_search_is_measured_on_what_was_made_up(
+    tmp_path: Path, reported: Callable[[], dict[str, Any]]
+) -> None:
+    results = tmp_path / "figures.json"
+    options = search.Options(
+        rows=3000, dim=16, exact_rows=1000, queries=3, rounds=1, lake=str(tmp_path / "lake"), results=results
+    )
+    search.main(options)
+    last = reported()
+    assert last == json.loads(results.read_text())
+    figures, floor = last["figures"], last["floor"]
+    assert figures["recall"] > 0.9
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert all(figures[f"cold_start_{side}_ms"] > figures["p50_ms"] for side in search.OPENED)
+    # Lists of 3,000 vectors are 219: a query reads fewer vectors than all, and the centres.
+    assert 219 * 16 * 4 < floor["scanned_bytes"] < figures["index_bytes"]
