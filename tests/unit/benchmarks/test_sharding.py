@@ -10,6 +10,7 @@ import pytest
 from inline_ray import inline_ray
 
 from benchmarks import img2dataset, sharding
+from benchmarks.environments import READY
 
 STAND_IN = """#!{python}
 import json, pathlib, sys
@@ -31,6 +32,7 @@ def stand_in(tmp_path: Path) -> Path:
     command.parent.mkdir(parents=True)
     command.write_text(STAND_IN.format(python=sys.executable))
     command.chmod(0o755)
+    (tmp_path / "environment" / READY).write_text("\n".join(img2dataset.REQUIREMENTS))
     return tmp_path / "environment"
 
 
