@@ -2,6 +2,9 @@
 
 For little memory it chooses compressed lists after a rotation (OPQ), which it learns in 50 rounds: minutes on
 two cores even of 10,000 vectors, and no option of it bounds them. So its build is given up after a time.
+
+Once built, it tunes its search to at most 10 ms a query and measures the index, for a fixed time of many
+seconds. That is told apart, and is no part of its build.
 """
 
 import json
@@ -23,6 +26,19 @@ SCRIPT = """
 import json, sys, time
 import faiss, numpy as np
 from autofaiss import build_index
+from autofaiss.external import optimize
+tuning_s = 0.0
+def timed(function):
+    def call(*arguments, **named):
+        global tuning_s
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            tuning_s += time.perf_counter() - began
+    return call
+for name in ("get_optimal_hyperparameters", "compute_fast_metrics"):
+    setattr(optimize, name, timed(getattr(optimize, name)))
 vectors, queries, output, budget, memory, threads, k = sys.argv[1:]
 faiss.omp_set_num_threads(int(threads))
 started = time.perf_counter()
@@ -30,15 +46,15 @@ index, said = build_index(
     vectors, index_path=output, index_infos_path=output + ".json", metric_type="ip", save_on_disk=True,
     max_index_memory_usage=budget, current_memory_available=memory, nb_cores=int(threads), verbose=40,
 )
-seconds = time.perf_counter() - started
+seconds = time.perf_counter() - started - tuning_s
 taken, rows = [], []
 for query in np.load(queries):
     began = time.perf_counter()
     rows.append(index.search(query[None], int(k))[1][0].tolist())
     taken.append(time.perf_counter() - began)
 kind = " ".join(str(said.get(name, "")) for name in ("index_key", "index_param"))
-query_ms = 1000 * float(np.median(taken))
-print(json.dumps({"seconds": seconds, "rows": rows, "query_ms": query_ms, "kind": kind}))
+figures = {"seconds": seconds, "tuning_s": tuning_s, "query_ms": 1000 * float(np.median(taken))}
+print(json.dumps({**figures, "rows": rows, "kind": kind}))
 """
 """What runs in its environment: it builds, saves, and answers the queries."""
 
@@ -48,6 +64,9 @@ class Answered:
     """What one build of it took, and found."""
 
     seconds: float
+    """Of training, adding and writing."""
+    tuning_s: float
+    """Of tuning the search and measuring the index."""
     rows: np.ndarray
     """[Q, k], -1 where it found fewer."""
     query_ms: float
@@ -113,4 +132,6 @@ def build(
     if ran.returncode:
         raise RuntimeError(f"autofaiss failed: {ran.stderr.strip()[-2000:]}")
     said: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
-    return Answered(said["seconds"], np.array(said["rows"]), said["query_ms"], said["kind"].strip())
+    return Answered(
+        said["seconds"], said["tuning_s"], np.array(said["rows"]), said["query_ms"], said["kind"].strip()
+    )

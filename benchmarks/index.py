@@ -11,9 +11,11 @@ of float16, as our compressed lists are given. Exact search and lists are compar
 compressed lists with the last. autofaiss runs in its own environment below `.benchmarks/`, which is made
 where it is missing; where that fails, it is left out and said so.
 
-For less than the vectors' own size it learns a rotation, which takes minutes: a build is given up after
-`--limit-s`, and then a bound of its rate is all that is known. A side whose build took longer than
-`--once-above-s` is built once, others `--rounds` times, of which the medians count; the table says how often.
+Its build is training, adding and writing; that it then tunes its search is told apart (`tuning_s`), while
+ours includes measuring how many lists to probe. For less than the vectors' own size it learns a rotation,
+which takes minutes: a build is given up after `--limit-s`, and then a bound of its rate is all that is known.
+A side that took longer than `--once-above-s` is built once, others `--rounds` times, of which the medians
+count; the table says how often.
 
 `recall` counts the exact 10 nearest of queries that are none of the vectors, by the true scores of what was
 found. `memory` is what a search holds: the file, but of compressed lists without the true vectors, which stay
@@ -188,6 +190,8 @@ def figures(built: Mapping[str, Built | GivenUp], num_rows: int) -> dict[str, fl
         found[f"memory_bytes_{name}"] = each.memory_bytes / num_rows
         found[f"query_ms_{name}"] = each.query_ms
         found[f"rounds_{name}"] = each.rounds
+        if each.tuning_s:
+            found[f"tuning_s_{name}"] = each.tuning_s
     for kind, budget in AGAINST:
         ours, other = built.get(kind), built.get(f"autofaiss_{budget}")
         if not isinstance(ours, Built) or other is None:
@@ -248,7 +252,8 @@ def _autofaiss(asked: Asked, python: Path, budget: int, options: Options) -> Bui
         console.print(f"autofaiss was given up after {options.limit_s:.0f} s")
         return GivenUp(options.limit_s)
     disk = output.stat().st_size
-    return Built(done.seconds, asked.recall(done.rows), disk, disk, done.query_ms, done.kind)
+    recall = asked.recall(done.rows)
+    return Built(done.seconds, recall, disk, disk, done.query_ms, done.kind, done.tuning_s)
 
 
 def _table(options: Options, built: Mapping[str, Built | GivenUp], floor: Mapping[str, float]) -> Table:

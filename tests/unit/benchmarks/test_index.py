@@ -58,13 +58,16 @@ def test_of_a_build_that_is_given_up_a_bound_is_known() -> None:
 
 
 def test_what_takes_long_is_built_once() -> None:
-    sides = {"fast": lambda: OURS, "slow": lambda: OTHER, "late": lambda: GivenUp(1)}
+    tuned = replace(OURS, tuning_s=4)
+    sides = {"fast": lambda: OURS, "slow": lambda: OTHER, "tuned": lambda: tuned, "late": lambda: GivenUp(1)}
     found = builds.in_rounds(sides, 3, once_above_s=5)
     assert (found["fast"], found["slow"], found["late"]) == (
         replace(OURS, rounds=3),
         OTHER,
         GivenUp(1),
     )
+    assert found["tuned"] == tuned
+    assert index.figures({"lists": tuned}, 100)["tuning_s_lists"] == 4
     assert builds.median([OURS, OTHER, OTHER]) == replace(OTHER, rounds=3)
 
 
