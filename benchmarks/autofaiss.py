@@ -120,10 +120,10 @@ def build(
     ]
     try:
         ran = subprocess.run(  # noqa: S603  no input of others
-            [str(python), "-c", SCRIPT, *arguments],
+            [str(python), "-I", "-c", SCRIPT, *arguments],
             capture_output=True,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": ""},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             timeout=limit_s,
             check=False,
         )

@@ -34,10 +34,11 @@ def install(folder: Path, requirements: Sequence[str], module: str) -> Path:
     if is_ready(folder, requirements):
         return commands
     python = str(commands / "python")
+    # -I: this folder has files named as the packages are.
     for command in (
         [sys.executable, "-m", "venv", str(folder)],
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
-        [python, "-c", f"import {module}"],
+        [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
+        [python, "-I", "-c", f"import {module}"],
     ):
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  no input of others

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 GRACE_S = 20.0
 """Time for a script that must end to stop what it started, Ray above all."""
 KEPT_LINES = 5  # of what a script said before it failed
-FRAME = " │─╭╮╰╯"  # about what tyro says
+FRAME = " │─╭╮╰╯\n"  # about what tyro says
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +64,33 @@ def run(script: Script, limit_s: float, say: Callable[[float, str], None]) -> Ou
     outcome = Outcome(script)
     command = [sys.executable, str(Path(__file__).with_name(f"{script.script}.py")), *script.options]
     started = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603  our own scripts
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
     said: list[str] = []
-    with _ended_after(process, limit_s) as is_late:
-        assert process.stdout is not None
-        for line in process.stdout:
-            said.append(line.rstrip())
-            if not _record(said[-1]):
-                say(time.perf_counter() - started, said[-1])
-        process.wait()
+    # What libraries warn of is of use where a script fails, and not on the way.
+    with tempfile.TemporaryFile("w+", errors="replace") as warnings:
+        process = subprocess.Popen(  # noqa: S603  our own scripts
+            command,
+            stdout=subprocess.PIPE,
+            stderr=warnings,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        with _ended_after(process, limit_s) as is_late:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line.rstrip())
+                if not _record(said[-1]):
+                    say(time.perf_counter() - started, said[-1])
+            process.wait()
+        warnings.seek(0)
+        warned = [text for line in warnings if (text := line.strip(FRAME))]
     outcome.seconds = time.perf_counter() - started
     record = next((found for line in reversed(said) if (found := _record(line))), None)
     if is_late():
         outcome.error = f"expected figures within {limit_s:.0f} s, found none; run it alone: {script.command}"
     elif process.returncode or record is None:
-        last = " | ".join([text for line in said if (text := line.strip(FRAME))][-KEPT_LINES:])
+        last = " | ".join((warned or said)[-KEPT_LINES:])
         outcome.error = f"exit code {process.returncode}, expected 0 and figures; it said: {last}"
     else:
         outcome.figures, outcome.floor = record["figures"], record["floor"]

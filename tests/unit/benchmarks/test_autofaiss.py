@@ -11,7 +11,7 @@ from benchmarks.environments import READY, NotInstalled, install, is_ready
 
 STAND_IN = """#!{python}
 import json, pathlib, sys
-vectors, queries, output, budget, memory, threads, k = sys.argv[3:]
+vectors, queries, output, budget, memory, threads, k = sys.argv[4:]  # after -I -c and the script
 pathlib.Path(output).write_text(budget)
 rows = [[3] * int(k)]
 print("what a library says")
