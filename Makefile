@@ -17,7 +17,8 @@ test: .venv/installed-test lint
 coverage: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(TESTS)
 
-# The figures of speed that README lists, measured small: 20 minutes on a machine that does nothing else.
+# The figures of speed that README lists, measured small: at most 20 minutes, on a machine that does nothing else.
+# Environments of what is compared with are made before, into .benchmarks; the figures lie in .benchmarks/bench.json.
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/bench.py
 

@@ -7,19 +7,17 @@ downloads, reads `file://` addresses as well, at less cost, so these are what it
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import environments
+
+FOLDER = Path(".benchmarks/img2dataset")
 REQUIREMENTS = ("img2dataset==1.47.0", "pyarrow<20")
 """With pyarrow 20 and later its reader fails."""
 AS_IS = ("--resize_mode", "no", "--disable_all_reencoding", "True")
-
-
-class NotInstalled(Exception):
-    """img2dataset cannot be had here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +36,7 @@ def install(folder: Path) -> Path:
     Raises:
         NotInstalled: where pip could not.
     """
-    command = folder / "bin" / "img2dataset"
-    if not command.exists():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True)  # noqa: S603
-            pip = [str(folder / "bin" / "pip"), "install", "--quiet", *REQUIREMENTS]
-            subprocess.run(pip, check=True, capture_output=True, text=True)  # noqa: S603
-        except (subprocess.CalledProcessError, OSError) as error:
-            said = str(getattr(error, "stderr", None) or error).strip().splitlines()
-            raise NotInstalled(f"{' '.join(REQUIREMENTS)} in {folder}: {said[-1]}") from error
-    return command
+    return environments.install(folder, REQUIREMENTS, "img2dataset") / "img2dataset"
 
 
 def resize(side: int) -> tuple[str, ...]:

@@ -82,6 +82,8 @@ class Options:
     """Actors of the line, of one thread each, and of Ray Data's pool."""
     rounds: int = MIN_ROUNDS
     """Rounds, of which the median is taken, after one to warm up."""
+    oversubscription: bool = True
+    """Compare workers and threads of each as well, each way once."""
     results: Path | None = None
     """File for the figures."""
 
@@ -176,7 +178,7 @@ def main(options: Options) -> None:
         line = Line(lake, model, shards, options)
         seconds = _measure(line)
         work = {part: sum(made.seconds[part] for made in line.receipts) for part in line.receipts[0].seconds}
-        ways = _measure_ways(line)
+        ways = _measure_ways(line) if options.oversubscription else {}
         peaks = _measure_memory(line)
     found = figures(options.num_images, seconds, ways, peaks)
     floor = {"share_of_bare_model": work["model"] / sum(work.values())}
@@ -296,7 +298,7 @@ def _table(options: Options, found: Mapping[str, float], work: Mapping[str, floa
     ):
         table.add_row(name, f"{found[key]:.1f}", f"{found[key] / found['bare_images_per_s']:.1%}")
     table.add_section()
-    for count, threads in WAYS:
+    for count, threads in WAYS if options.oversubscription else ():
         rate = found[f"images_per_s_{count}x{threads}"]
         table.add_row(
             f"line: {count} workers of {threads} threads",

@@ -99,7 +99,7 @@ def publish_made_up(
     """
     say(f"writing {made_up.num_parts} parts of {made_up.num_rows} vectors")
     parts = [_write_part(lake, made_up, number) for number in range(made_up.num_parts)]
-    groups, template = build(lake, parts, choose_kind(made_up.num_rows, options), options, say)
+    groups, template = build(lake, parts, choose_kind(made_up.num_rows, options, made_up.dim), options, say)
     with working_folder() as folder:
         _write_catalog(folder / "catalog.parquet", made_up)
         name = snapshot_file(SNAPSHOT, "catalog.parquet")

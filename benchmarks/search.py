@@ -1,10 +1,12 @@
 """What a search costs: one query over a million vectors of one attribute, and the first answer of a process.
 
     python benchmarks/search.py
+    python benchmarks/search.py --max-memory-gib 0.25   # compressed lists
 
 Floor: a query must read the bytes of the lists that it probes, with the centres once (of all vectors where
-the search is exact), so it takes at least those bytes over the rate at which as many threads read memory,
-measured beside it. Reading the index whole takes at least all of its bytes over that rate.
+the search is exact) and of compressed lists the candidates' true vectors, so it takes at least those bytes
+over the rate at which as many threads read memory, measured beside it. Reading the index whole takes at least
+all of its bytes over that rate.
 
 Vectors are made up (`made_up.py`), and written, indexed and searched by the product's own code, with the kind
 of index that it chooses for their number; queries are none of them. `p50_ms` and `p99_ms` are of single
@@ -24,16 +26,17 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
 import tyro
 from rich.table import Table
 
+from agman.errors import InvalidInput
 from benchmarks.made_up import ATTRIBUTE, MadeUp, publish_made_up
 from benchmarks.reporting import MIN_ROUNDS, console, report
-from pipelines.index import IndexOptions
+from pipelines.index import IndexOptions, choose_kind
+from pipelines.inverted_lists import REFINED, is_compressed, lists_of
 from pipelines.lake import Lake
 from pipelines.search import Searcher
 from pipelines.storage.snapshots import Manifest, current_manifest, read_pointer
@@ -60,6 +63,8 @@ class Options:
     """Components of each."""
     exact_rows: int = IndexOptions().exact_rows
     """At most so many vectors are searched exactly."""
+    max_memory_gib: float = IndexOptions().max_memory_gib
+    """As `--index.max-memory-gib` of a night: where float16 takes more, lists hold compressed vectors."""
     queries: int = 200
     """Queries of a round, each once; as many others before the clock runs."""
     threads: int = 2
@@ -79,6 +84,10 @@ class Options:
                 f"expected at least 1 query, {K} rows and 1 round, found {self.queries}, {self.rows}, "
                 f"{self.rounds}"
             )
+
+    def index(self) -> IndexOptions:
+        """Return how the lake is indexed."""
+        return IndexOptions(exact_rows=self.exact_rows, max_memory_gib=self.max_memory_gib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,8 @@ def main(options: Options) -> None:
         lake = Lake(f"{folder}/lake" if not options.lake else folder)
         os.environ["XDG_CACHE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="search-"))
         if read_pointer(lake) is None:
-            publish_made_up(lake, made_up, IndexOptions(exact_rows=options.exact_rows), console.print)
+            publish_made_up(lake, made_up, options.index(), console.print)
+        _check_kept(lake, options)
         queries = made_up.queries(2 * options.queries)
         warm, asked = queries[: options.queries], queries[options.queries :]
         exact = made_up.exact(asked, K)
@@ -116,9 +126,21 @@ def main(options: Options) -> None:
         for number in range(options.rounds):
             console.print(f"round {number + 1} of {options.rounds}")
             rounds.append(_measure(lake, searcher, asked, options.threads))
-        found = {"recall": recall, **figures(rounds), **_sizes(searcher.manifest, options.rows)}
+        found = {"recall": recall, **figures(rounds), **_sizes(searcher.manifest, options)}
         floor = floors(rounds, scanned_bytes(lake, searcher.manifest, asked), found["index_bytes"])
     report("search", _table(options, searcher.manifest, found, floor), found, floor, options.results)
+
+
+def _check_kept(lake: Lake, options: Options) -> None:
+    """Refuse a lake that was made with other options: its figures would bear a wrong name."""
+    groups = current_manifest(lake).groups
+    found = sum(group.num_rows for group in groups), groups[0].kind
+    expected = options.rows, choose_kind(options.rows, options.index(), options.dim)
+    if found != expected:
+        raise InvalidInput(
+            f"lake {lake.url}: expected {expected[0]:,} vectors in {expected[1]}, found {found[0]:,} in "
+            f"{found[1]}; name another --lake, or the options that it was made with"
+        )
 
 
 def share_found(scores: Sequence[float], exact: np.ndarray) -> float:
@@ -149,18 +171,24 @@ def floors(rounds: Sequence[Round], scanned: float, index_bytes: float) -> dict[
 
 
 def scanned_bytes(lake: Lake, manifest: Manifest, queries: np.ndarray) -> float:
-    """Return the bytes that a query reads: of all vectors, or in the mean of its lists, and the centres."""
+    """Return the bytes that a query reads: of all vectors, or in the mean of its lists, and the centres.
+
+    Of compressed lists, the true vectors of the candidates as well.
+    """
     total: float = 0.0
     coarse: np.ndarray | None = None
     for group in manifest.groups:
         with lake.checked(group.files[ATTRIBUTE]) as path:
-            index: Any = faiss.read_index(str(path), MAPPED)
+            whole = faiss.read_index(str(path), MAPPED)
+        index = lists_of(whole)
         if not isinstance(index, faiss.IndexIVF):
             total += index.ntotal * index.code_size
             continue
         if coarse is None:
             _, coarse = index.quantizer.search(queries, index.nprobe)
             total += index.nlist * index.d * 4
+            if is_compressed(group.kind):
+                total += REFINED * K * index.d * 2  # of all groups together
         lengths = np.array([index.get_list_size(number) for number in range(index.nlist)])
         total += float(lengths[coarse].sum(axis=1).mean()) * (index.code_size + 8)
     return total
@@ -219,10 +247,18 @@ def read_rate(threads: int, num_bytes: int = READ_BYTES) -> float:
     return best
 
 
-def _sizes(manifest: Manifest, num_rows: int) -> dict[str, float]:
+def _sizes(manifest: Manifest, options: Options) -> dict[str, float]:
+    """Return bytes on disk, and those that a search holds: all, but of compressed lists the true vectors."""
     files = [group.files[ATTRIBUTE] for group in manifest.groups]
     num_bytes = sum(entry.num_bytes for entry in files)
-    return {"groups": len(files), "index_bytes": num_bytes, "bytes_per_vector": num_bytes / num_rows}
+    on_disk_alone = 2 * options.dim if is_compressed(manifest.groups[0].kind) else 0
+    per_vector = num_bytes / options.rows
+    return {
+        "groups": len(files),
+        "index_bytes": num_bytes,
+        "bytes_per_vector": per_vector,
+        "memory_bytes_per_vector": per_vector - on_disk_alone,
+    }
 
 
 def _table(

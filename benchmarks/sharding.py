@@ -38,6 +38,7 @@ import tyro
 from rich.table import Table
 
 from benchmarks import img2dataset
+from benchmarks.environments import NotInstalled
 from benchmarks.photographs import HEIGHT, WIDTH, write_photographs
 from benchmarks.reporting import MIN_ROUNDS, console, report
 from benchmarks.shortcuts import cosines
@@ -72,7 +73,7 @@ class Options:
     """torchvision's name, of the random model."""
     embedded: int = 48
     """Drawn garments whose embeddings are compared."""
-    img2dataset: Path = Path(".benchmarks/img2dataset")
+    img2dataset: Path = img2dataset.FOLDER
     """Environment of the other side; made, by pip, where it is missing."""
     folder: Path = Path(tempfile.gettempdir())
     """Where pictures and tars are written, and removed again: the disk that is measured."""
@@ -150,7 +151,7 @@ def floors(measured: Measured, num_images: int) -> dict[str, float]:
 def _command(options: Options) -> Path | None:
     try:
         return img2dataset.install(options.img2dataset.absolute())
-    except img2dataset.NotInstalled as error:
+    except NotInstalled as error:
         console.print(f"img2dataset cannot be installed; nothing is compared with it: {error}", style="red")
         return None
 
