@@ -58,14 +58,14 @@ class Embedder(nn.Module):
         return self._run(pixels.to(self.dtype, memory_format=torch.channels_last))
 
     @torch.inference_mode()
-    def features(self, pixels: Tensor) -> Tensor:
-        """Return what every attribute of AG-MAN looks at: the part that costs, without any attribute.
+    def embed_with_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed images and return also what every attribute of AG-MAN looks at, whichever it is.
 
         Args:
             pixels: [B, 3, H, W] float, normalised.
 
         Returns:
-            [B, D, H/16, W/16] float32.
+            Embeddings [B, A, D] and features [B, D, H/16, W/16], float32.
 
         Raises:
             InvalidInput: if the network is a baseline, which has no such features.
@@ -75,7 +75,8 @@ class Embedder(nn.Module):
         level2 = self.lower(pixels.to(self.dtype, memory_format=torch.channels_last))
         level3 = self.upper(level2)
         by_place = self.head.features(level2, level3).float()
-        return by_place.transpose(1, 2).reshape(*by_place.shape[::2], *level3.shape[2:])
+        features = by_place.transpose(1, 2).reshape(*by_place.shape[::2], *level3.shape[2:])
+        return self.head(level2, level3).embedding, features
 
     def _all(self, images: Tensor) -> AllEmbedded:
         level2 = self.lower(images)

@@ -55,7 +55,7 @@ class Rows:
     """[D], a row of `masks`."""
 
     def embed(self, network: AGMAN, features: Tensor) -> Tensor:
-        """Embed pictures under the attribute: [N, D] from features [N, D, H, W] of `Embedder.features`."""
+        """Embed pictures under the attribute: [N, D] from features [N, D, H, W] of an `Embedder`."""
         every = torch.arange(len(features), device=features.device)
         rows = (row.expand(len(features), -1) for row in (self.question, self.mask))
         return network.look(features.float(), every, *rows).embedding
@@ -87,7 +87,7 @@ def learn_rows(
 
     Args:
         network: in eval mode; none of its tensors is changed.
-        features: [N, D, H, W] of `Embedder.features`, of any floating type.
+        features: [N, D, H, W] of `Embedder.embed_with_features`, of any floating type.
         shown: [N, V] bool, the values that each picture shows.
         config: see `RowsConfig`.
         judge: scores rows, higher is better; without it the last ones are kept.

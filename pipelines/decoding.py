@@ -10,12 +10,26 @@ import torch
 from agman.errors import BadSample
 from agman.transforms import Preprocess, read_pixels
 from pipelines.lake import Lake
+from pipelines.parts import read_digests
 from pipelines.scheduling import Unit
 from pipelines.shards.read import read_pictures
 from pipelines.storage.objects import FileEntry
 
 Batch = tuple[Sequence[str], torch.Tensor]
 """sha256 of pictures and their uint8 pixels [B, 3, S, S]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """A part that is there and gets files of further attributes: its rows stay as they are."""
+
+    part: str
+    attributes: tuple[str, ...]
+    """Those that it lacks."""
+    rows: FileEntry
+    """One of its files, which tells the picture of each row."""
+    elsewhere: tuple[tuple[tuple[FileEntry, ...], tuple[str, ...]], ...] = ()
+    """Tar and index of other shards, and the pictures that are read from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,20 @@ class PartPlan:
     """The shard's tar and index."""
     model: str
     digests: tuple[str, ...]
+    """Empty where a part is extended: its own file tells."""
+    extended: Extended | None = None
+
+    def sources(self, lake: Lake) -> Iterator[tuple[tuple[FileEntry, ...], Sequence[str]]]:
+        """Yield tar and index of a shard with the pictures that are read from there."""
+        if self.extended is None:
+            yield self.files, self.digests
+            return
+        yield from self.extended.elsewhere
+        known = {digest for _, digests in self.extended.elsewhere for digest in digests}
+        with lake.checked(self.extended.rows) as path:
+            own = [digest for digest in read_digests(path) if digest not in known]
+        if own:
+            yield self.files, own
 
 
 @dataclass(slots=True)
@@ -55,7 +83,7 @@ class Decoding:
 
     def _pictures(self) -> Iterator[tuple[str, torch.Tensor]]:
         started = time.perf_counter()
-        for digest, encoded in read_pictures(self.lake, self.plan.files, self.plan.digests):
+        for digest, encoded in self._encoded():
             self.seconds["read"] += time.perf_counter() - started
             started = time.perf_counter()
             try:
@@ -67,6 +95,10 @@ class Decoding:
             if found is not None:
                 yield digest, found
             started = time.perf_counter()
+
+    def _encoded(self) -> Iterator[tuple[str, bytes]]:
+        for files, digests in self.plan.sources(self.lake):
+            yield from read_pictures(self.lake, files, digests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +128,7 @@ def decode_unit(lake: Lake, unit: Unit, preprocess: Preprocess) -> Decoded:
     plan: PartPlan = unit.payload
     decoding = Decoding(lake, plan, preprocess)
     side = preprocess.image_size
-    pixels = np.empty((len(plan.digests), 3, side, side), np.uint8)
+    pixels = np.empty((unit.num_images, 3, side, side), np.uint8)
     digests: list[str] = []
     for batch, found in decoding.batches(1):
         pixels[len(digests)] = found[0].numpy()

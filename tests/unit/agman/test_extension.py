@@ -71,13 +71,17 @@ def test_an_added_attribute_is_embedded_as_by_the_plain_network() -> None:
 
 def test_features_are_what_all_attributes_look_at() -> None:
     network, images = drawn(3), pictures(2, 3, 64, 96)
-    found = Embedder(network, torch.float32).features(images)
+    embedder = Embedder(network, torch.float32)
+    embedding, found = embedder.embed_with_features(images)
+    assert torch.equal(embedding, embedder.embed(images))
     with torch.inference_mode():
         levels = network.features(images)
         expected = network.conv1(network.w * torch.cat([levels.level3, levels.local], dim=1))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(InvalidInput, match="found a baseline"):
-        Embedder(build_network(replace(network.config, head="csn"), 3), torch.float32).features(images)
+        Embedder(build_network(replace(network.config, head="csn"), 3), torch.float32).embed_with_features(
+            images
+        )
 
 
 def test_rows_are_learned_and_nothing_else_is_touched() -> None:
