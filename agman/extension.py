@@ -114,7 +114,7 @@ def why_no_extension(new: LoadedModel, old: LoadedModel) -> str:
         return f"its attributes were added as {new.model.generations}, the other's as {old.model.generations}"
     before = old.model.state_dict()
     for name, tensor in new.model.state_dict().items():
-        if not torch.equal(tensor[:number] if name in ROWS else tensor, before[name]):
+        if not torch.equal((tensor[:number] if name in ROWS else tensor).cpu(), before[name].cpu()):
             return f"its tensor {name} differs"
     return _changed_prototypes(new, old)
 

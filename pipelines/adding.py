@@ -233,7 +233,7 @@ def learn(
         taxonomy: the A attributes.
         config: see `RowsConfig`.
     """
-    # One thread: on a busy machine threads wait for each other, and a model's id depends on no machine's number.
+    # One thread: on a busy machine several wait for each other, and an id must not depend on their number.
     torch.set_num_threads(1)
     network = old.model
     assert isinstance(network, AGMAN)

@@ -100,7 +100,7 @@ def plan_added(
     """Yield a unit for each group that lacks attributes which its parts have: FAISS files of these alone."""
     for group in groups:
         members = tuple(parts[name] for name in group.parts)
-        added = [name for name in members[0].files if name not in group.files]
+        added = sorted(name for name in members[0].files if name not in group.files)
         if added:
             yield Unit(
                 stage=f"indexes/{model}",

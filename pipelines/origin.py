@@ -118,17 +118,17 @@ def _first_seen(lake: Lake, manifest: Manifest, row: dict[str, Any]) -> tuple[Ma
             if not known or known[0]["sha256"] != row["sha256"]:
                 return since, embedded_in, True
             since = earlier
-            is_same_embedding &= _embedding_of(earlier, known[0]) == _embedding_of(manifest, row)
+            is_same_embedding &= bool(_embeddings_of(earlier, known[0]) & _embeddings_of(manifest, row))
             embedded_in = earlier if is_same_embedding else embedded_in
         return since, embedded_in, since.parent is None
     except (CorruptShard, InvalidInput):
         return since, embedded_in, False
 
 
-def _embedding_of(manifest: Manifest, row: dict[str, Any]) -> tuple[str, int]:
-    """Return what tells an embedding from others: its first file, which added attributes leave alone."""
+def _embeddings_of(manifest: Manifest, row: dict[str, Any]) -> set[tuple[str, int]]:
+    """Return the file and row of each attribute's embedding: added attributes leave those of before alone."""
     part = next(part for part in manifest.parts if part.name == row["part"])
-    return next(iter(part.files.values())).name, row["row"]
+    return {(entry.name, row["row"]) for entry in part.files.values()}
 
 
 def _index_row(lake: Lake, index: FileEntry, sha256: str) -> dict[str, Any]:

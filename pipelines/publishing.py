@@ -18,7 +18,7 @@ from pipelines.code import code_version
 from pipelines.condemned import condemn
 from pipelines.drift import has_drifted
 from pipelines.errors import CorruptShard
-from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json
+from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json, unit_of
 from pipelines.models import read_metrics
 from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
@@ -151,7 +151,8 @@ def _verdicts(night: Night, attributes: Sequence[str]) -> Iterator[tuple[str, li
     options, parts = night.config.gates, {part.name: part for part in night.parts()}
     files = (e for part in parts.values() for e in part.files.values())
     indexes = (entry for group in night.indexed.groups for entry in group.entries())
-    stamps = quality.stamps_of(night.lake, chain(files, indexes))
+    models = {unit_of(entry.name)[0].partition("/")[2] for entry in chain(files, indexes)}
+    stamps = quality.stamps_of(night.lake, *sorted(models))
     task = ray.remote(quality.judge_groups)
     refs: list[tuple[str, Any]] = []
     for name in attributes:

@@ -1,6 +1,6 @@
 """Gates between a finished night and its publication: each has a figure, a bound and a verdict."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import faiss
@@ -92,14 +92,9 @@ def reconciliation(counts: Mapping[str, int]) -> str:
     )
 
 
-def stamps_of(lake: Lake, entries: Iterable[FileEntry]) -> dict[str, str]:
-    """Return what the store tells of embedding and index files, without reading one.
-
-    Args:
-        lake: where.
-        entries: some files; all that lie in the folders of their models are told of.
-    """
-    folders = sorted({"/".join(entry.name.split("/")[:2]) for entry in entries})
+def stamps_of(lake: Lake, *models: str) -> dict[str, str]:
+    """Return what the store tells of every embedding and index file of models, without reading one."""
+    folders = [folder for model in models for folder in (f"embeddings/model={model}", f"indexes/{model}")]
     return dict(pair for folder in folders for pair in lake.store.list_stamps(folder))
 
 
