@@ -72,14 +72,25 @@ class AttributeHead(nn.Module):
             Embeddings [N, D] and attention [N, H, W].
         """
         features = self.conv1(self.w * torch.cat(list(levels), dim=1))
+        rows = self.attr_embedding(attribute_index), self.masks(attribute_index)
+        return self.look(features, image_index, *rows)
+
+    def look(self, features: Tensor, image_index: Tensor, question: Tensor, mask: Tensor) -> Embedded:
+        """Embed N pairs of an image and an attribute by the attribute's own rows: all else is shared.
+
+        Args:
+            features: [B, D, H, W], what every attribute looks at.
+            image_index: [N] int64, positions in the batch.
+            question: [N, D], rows of `attr_embedding`.
+            mask: [N, D], rows of `masks`.
+        """
         keys = torch.tanh(self.img_bn1(features))
-        question = self.attr_embedding(attribute_index)
         # index_select, not indexing: its backward adds in a fixed order on a CPU, so runs repeat bitwise.
         scores = self._scores(keys.index_select(0, image_index), question)
         attention = self.w1 * scores.flatten(1).softmax(dim=1).view_as(scores)
         attended = features.index_select(0, image_index) * attention.unsqueeze(1)
         pooled = (attended * self.sa(attended)).sum(dim=(2, 3))
-        return Embedded(self._to_unit(pooled, question, attribute_index), attention)
+        return Embedded(self._to_unit(pooled, question, mask), attention)
 
     def _scores(self, keys: Tensor, question: Tensor) -> Tensor:
         """Match keys [N, D, H, W] with attribute embeddings [N, D]: [N, H, W]."""
@@ -88,13 +99,12 @@ class AttributeHead(nn.Module):
         scores = torch.bmm(query.unsqueeze(1), keys.flatten(2))
         return scores.view(num_pairs, height_places, width_places) / math.sqrt(width)
 
-    def _to_unit(self, pooled: Tensor, question: Tensor, attribute_index: Tensor) -> Tensor:
+    def _to_unit(self, pooled: Tensor, question: Tensor, mask: Tensor) -> Tensor:
         """Choose channels of [N, D] by the attribute and scale to unit norm."""
         context = functional.silu(self.attr_transform2(question))
         hidden = torch.relu(self.fc1(torch.cat([pooled, context], dim=1)))
         gate = torch.sigmoid(self.fc2(hidden))
-        mask = torch.relu(self.masks(attribute_index))
-        return functional.normalize(pooled * self.w2 * gate * mask, dim=1)
+        return functional.normalize(pooled * self.w2 * gate * torch.relu(mask), dim=1)
 
 
 def initial_masks(num_attributes: int, embedding_dim: int) -> Tensor:

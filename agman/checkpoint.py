@@ -112,6 +112,8 @@ def save_model(
         "prototypes": prototypes is not None,
         "extra": dict(extra or {}),
     }
+    if isinstance(model, AGMAN) and len(model.generations) > 1:
+        description["generations"] = list(model.generations)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {WEIGHTS: weights, **({PROTOTYPES: prototypes.tensors()} if prototypes is not None else {})}
@@ -141,10 +143,15 @@ def load_model(folder: str | Path) -> LoadedModel:
         taxonomy = Taxonomy.from_json(description["taxonomy"])
         preprocess = Preprocess.from_json(description["preprocess"])
         named: str = description["digest"]
+        generations = tuple(int(number) for number in description.get("generations", ()))
+        if generations and (min(generations) < 1 or sum(generations) != len(taxonomy)):
+            raise ValueError(f"generations {generations} are not of {len(taxonomy)} attributes")
         weights = load_file(folder / WEIGHTS)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointMismatch(f"{folder} cannot be read: {error!r}") from error
     model = _assemble(config, len(taxonomy), weights, folder / WEIGHTS)
+    if isinstance(model, AGMAN) and generations:
+        model.generations = generations
     prototypes = _load_prototypes(folder, taxonomy, config) if description.get("prototypes") else None
     digest = model_digest(weights, taxonomy, preprocess, prototypes)
     if digest != named:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from agman.errors import InvalidInput
-from agman.folding import AllEmbedded, fold
+from agman.folding import AllEmbedded, FoldedAttention, fold
 from agman.fusing import fuse_blocks
 from agman.model import Network
 
@@ -64,6 +64,27 @@ class Embedder(nn.Module):
             pixels: [B, 3, H, W] float, normalised.
         """
         return self._run(pixels.to(self.dtype, memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def embed_with_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed images and return also what every attribute of AG-MAN looks at, whichever it is.
+
+        Args:
+            pixels: [B, 3, H, W] float, normalised.
+
+        Returns:
+            Embeddings [B, A, D] and features [B, D, H/16, W/16], float32.
+
+        Raises:
+            InvalidInput: if the network is a baseline, which has no such features.
+        """
+        if not isinstance(self.head, FoldedAttention):
+            raise InvalidInput("features that attributes look at: expected AG-MAN, found a baseline")
+        level2 = self.lower(pixels.to(self.dtype, memory_format=torch.channels_last))
+        level3 = self.upper(level2)
+        by_place = self.head.features(level2, level3).float()
+        features = by_place.transpose(1, 2).reshape(*by_place.shape[::2], *level3.shape[2:])
+        return self.head(level2, level3).embedding, features
 
     def _all(self, images: Tensor) -> AllEmbedded:
         level2 = self.lower(images)

@@ -9,13 +9,16 @@ small matrix products. The algebra, with C the matrix of `conv1_1` and conv1's w
     v         = (att gate) f                                   pooling is a product too
     fc1       = its left half times v, plus a constant per attribute
 
+A product may round otherwise with another number of columns. So attributes that were added later are computed
+apart from those before them, which keeps the bits of what was there.
+
 The trunk's top and the type classifier serve AG-MAN's training alone and are left out; batch norms are folded
 into the convolutions before them.
 """
 
 import abc
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -63,6 +66,31 @@ def fold(network: Network, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Fo
     return lower.to(dtype), upper.to(dtype), head
 
 
+class FoldedRows(nn.Module):
+    """The constants of one generation's attributes."""
+
+    queries: Tensor
+    """[D, A], for products from the right."""
+    attribute_hidden: Tensor
+    """[A, D], the attribute's half of `fc1`."""
+    channel_weights: Tensor
+    """[A, D]"""
+
+    def __init__(self, model: AGMAN, rows: slice, dtype: torch.dtype) -> None:
+        """Take rows of a float64 model's tables."""
+        super().__init__()
+        questions, dim = model.attr_embedding.weight[rows], model.config.embedding_dim
+        queries = functional.silu(model.attr_transform1(questions)).T.contiguous() / math.sqrt(dim)
+        context = functional.silu(model.attr_transform2(questions))
+        _, context_half = torch.split(model.fc1.weight, dim, dim=1)
+        # What meets each embedding once is cheap, so it stays in float32.
+        hidden = context @ context_half.T + model.fc1.bias
+        weights = model.w2 * torch.relu(model.masks.weight[rows])
+        self.register_buffer("queries", queries.to(dtype))
+        self.register_buffer("attribute_hidden", hidden.float())
+        self.register_buffer("channel_weights", weights.float())
+
+
 class FoldedAttention(FoldedHead):
     """AG-MAN's head."""
 
@@ -71,13 +99,10 @@ class FoldedAttention(FoldedHead):
     features_bias: Tensor
     key_scale: Tensor
     key_shift: Tensor
-    queries: Tensor
     gate_kernel: Tensor
     pooled_to_hidden: Tensor
-    attribute_hidden: Tensor
     hidden_to_gate: Tensor
     gate_bias: Tensor
-    channel_weights: Tensor
 
     def __init__(self, model: AGMAN, dtype: torch.dtype) -> None:
         """Take the constants of a float64 model; products over places are made in `dtype`."""
@@ -87,18 +112,32 @@ class FoldedAttention(FoldedHead):
             kept = dtype if name in products else torch.float32
             self.register_buffer(name, None if tensor is None else tensor.to(kept))
         self.attention_scale = float(model.w1)
+        ends = accumulate(model.generations, initial=0)
+        rows = [FoldedRows(model, slice(*each), dtype) for each in pairwise(ends)]
+        self.generations = nn.ModuleList(rows)
 
     def forward(self, level2: Tensor, level3: Tensor) -> AllEmbedded:
         """Embed B images from both levels."""
-        features = self._features(level2, level3)
-        attention = self._attention(features)
-        num_images, num_attributes, _ = attention.shape
-        maps = attention.view(num_images, num_attributes, *level3.shape[2:])
+        features = self.features(level2, level3)
+        keys = torch.addcmul(self.key_shift, features, self.key_scale).tanh_()
+        found = [self._embed(features, keys, rows, level3.shape[2:]) for rows in self.generations]
+        if len(found) == 1:
+            return found[0]
+        return AllEmbedded(
+            torch.cat([each.embedding for each in found], dim=1),
+            torch.cat([each.attention for each in found], dim=1),
+        )
+
+    def _embed(self, features: Tensor, keys: Tensor, rows: nn.Module, places: torch.Size) -> AllEmbedded:
+        """Embed under one generation's attributes."""
+        assert isinstance(rows, FoldedRows)
+        attention = self._attention(keys, rows.queries)
+        maps = attention.view(*attention.shape[:2], *places)
         weights = attention * self._gates(features, maps).view_as(attention)
         pooled = torch.bmm(weights.to(features.dtype), features).float()
-        return AllEmbedded(self._to_unit(pooled), maps)
+        return AllEmbedded(self._to_unit(pooled, rows), maps)
 
-    def _features(self, level2: Tensor, level3: Tensor) -> Tensor:
+    def features(self, level2: Tensor, level3: Tensor) -> Tensor:
         """The image features f, [B, P, D], from both levels."""
         features = torch.addmm(self.features_bias, _by_place(level3), self.level3_to_features)
         if self.level2_to_features is not None:
@@ -107,10 +146,9 @@ class FoldedAttention(FoldedHead):
         num_images, _, height, width = level3.shape
         return features.view(num_images, height * width, features.shape[1])
 
-    def _attention(self, features: Tensor) -> Tensor:
+    def _attention(self, keys: Tensor, queries: Tensor) -> Tensor:
         """Where each attribute looks, times w1: [B, A, P] float32."""
-        keys = torch.addcmul(self.key_shift, features, self.key_scale).tanh_()
-        scores = torch.matmul(keys, self.queries).float()
+        scores = torch.matmul(keys, queries).float()
         return scores.transpose(1, 2).softmax(dim=2).mul_(self.attention_scale)
 
     def _gates(self, features: Tensor, maps: Tensor) -> Tensor:
@@ -125,11 +163,11 @@ class FoldedAttention(FoldedHead):
             attended, self.gate_kernel, padding=self.gate_kernel.shape[-1] // 2
         ).sigmoid_()
 
-    def _to_unit(self, pooled: Tensor) -> Tensor:
+    def _to_unit(self, pooled: Tensor, rows: FoldedRows) -> Tensor:
         """Choose channels of [B, A, D] by attribute and scale to unit norm."""
-        hidden = torch.matmul(pooled, self.pooled_to_hidden).add_(self.attribute_hidden).relu_()
+        hidden = torch.matmul(pooled, self.pooled_to_hidden).add_(rows.attribute_hidden).relu_()
         gate = torch.matmul(hidden, self.hidden_to_gate).add_(self.gate_bias).sigmoid_()
-        return functional.normalize(pooled * self.channel_weights * gate, dim=2)
+        return functional.normalize(pooled * rows.channel_weights * gate, dim=2)
 
 
 class FoldedPooling(FoldedHead):
@@ -182,7 +220,7 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _products_over_places(model: AGMAN) -> dict[str, Tensor | None]:
     """The constants that meet every place of an image, transposed for products from the right."""
-    trunk, dim = model.backbonenet, model.config.embedding_dim
+    trunk = model.backbonenet
     kernel = (model.w * model.conv1.weight.flatten(1)).T
     assert model.conv1.bias is not None
     from_level3, from_level2, bias = kernel, None, model.conv1.bias
@@ -193,26 +231,21 @@ def _products_over_places(model: AGMAN) -> dict[str, Tensor | None]:
         from_level2 = (trunk.conv1_1.weight.flatten(1).T @ from_local).contiguous()
         bias = bias + trunk.conv1_1.bias @ from_local
     key_scale, key_shift = _scale_and_shift(model.img_bn1)
-    queries = functional.silu(model.attr_transform1(model.attr_embedding.weight)).T
     return {
         "level3_to_features": from_level3.contiguous(),
         "level2_to_features": from_level2,
         "features_bias": bias,
         "key_scale": key_scale,
         "key_shift": key_shift,
-        "queries": queries.contiguous() / math.sqrt(dim),
     }
 
 
 def _products_per_embedding(model: AGMAN) -> dict[str, Tensor]:
     """The constants that meet each embedding once: cheap, so they stay in float32."""
-    context = functional.silu(model.attr_transform2(model.attr_embedding.weight))
-    pooled_half, context_half = torch.split(model.fc1.weight, model.config.embedding_dim, dim=1)
+    pooled_half, _ = torch.split(model.fc1.weight, model.config.embedding_dim, dim=1)
     return {
         "gate_kernel": model.sa.conv1.weight,
         "pooled_to_hidden": pooled_half.T.contiguous(),
-        "attribute_hidden": context @ context_half.T + model.fc1.bias,
         "hidden_to_gate": model.fc2.weight.T.contiguous(),
         "gate_bias": model.fc2.bias,
-        "channel_weights": model.w2 * torch.relu(model.masks.weight),
     }

@@ -146,6 +146,9 @@ class AGMAN(Network, AttributeHead):
     head's parameters at the top level.
     """
 
+    generations: tuple[int, ...]
+    """How many attributes were there from the start, then how many each extension added: see `extension`."""
+
     def __init__(self, config: ModelConfig, num_attributes: int) -> None:
         """Build the network.
 
@@ -161,6 +164,7 @@ class AGMAN(Network, AttributeHead):
         self.backbonenet = trunk
         self.config = config
         self.num_attributes = num_attributes
+        self.generations = (num_attributes,)
 
     def embed(self, features: Features, image_index: Tensor, attribute_index: Tensor) -> Embedded:
         """Embed N pairs of an image and an attribute; see `Network.embed`."""

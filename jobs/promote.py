@@ -6,6 +6,9 @@ fixed pictures that every night embeds anew, to tell how far its neighbours are 
 serves does not change: the next jobs/nightly.py embeds every live picture with MODEL, from the tars, and
 publishes that. A night that is at work meanwhile does not publish and has to be started again.
 
+A model of jobs/add_attribute.py is the serving one under all attributes but the added, tensor by tensor:
+these alone are judged, must not be worse than a random ranking, and are what the next night embeds.
+
     python jobs/promote.py 9f3c --lake ./lake --source ./labelled.parquet
     python jobs/promote.py 9f3c --lake ./lake --force --why "knows the new lapels"
     python jobs/promote.py --lake ./lake --cancel
@@ -29,8 +32,10 @@ from pipelines.lake import Lake
 from pipelines.night import NightConfig, choose_model
 from pipelines.promotion import (
     Judged,
+    added_attributes,
     cancel,
     check_loss,
+    judge_added,
     judge_both,
     load_candidate,
     probe_candidate,
@@ -110,7 +115,11 @@ def promote_model(config: PromoteConfig, lake: Lake, run: telemetry.Run) -> None
         dataset=config.dataset or serving.dataset,
         shards=config.shards,
     )
-    judged = judge_both(lake, serving.model, model, night, config.split, run)
+    added = added_attributes(candidate, serving)
+    if added:
+        judged = judge_added(lake, model, added, night, config.split, run)
+    else:
+        judged = judge_both(lake, serving.model, model, night, config.split, run)
     keep(
         run,
         config,
@@ -121,15 +130,10 @@ def promote_model(config: PromoteConfig, lake: Lake, run: telemetry.Run) -> None
     )
     show(run, serving, model, judged, moved)
     if not config.force:
-        check_loss(judged, model, config.max_loss)
+        check_loss(judged, model, 0.0 if added else config.max_loss)
     promote(lake, serving, model)
-    tell(
-        run,
-        config,
-        serving,
-        model,
-        is_new_taxonomy=candidate.loaded.taxonomy.digest != serving.taxonomy_digest,
-    )
+    is_other = candidate.loaded.taxonomy.digest != serving.taxonomy_digest and not added
+    tell(run, config, serving, model, added, is_new_taxonomy=is_other)
 
 
 def keep(run: telemetry.Run, config: PromoteConfig, **found: object) -> None:
@@ -151,20 +155,29 @@ def show(
     for column in table.columns[1:]:
         column.justify = "right"
     for name in dict.fromkeys([*judged.rows, *moved]):
-        table.add_row(name, *_scores(judged.rows.get(name)), *_probe(moved.get(name)))
+        beside = " (added; beside random)" if name in judged.added else ""
+        table.add_row(name + beside, *_scores(judged.rows.get(name)), *_probe(moved.get(name)))
     table.add_section()
-    table.add_row("all, query-weighted", *_scores(judged.overall), "", "")
+    which = "added, beside random" if judged.added else "all"
+    table.add_row(f"{which}, query-weighted", *_scores(judged.overall), "", "")
     run.show(table)
 
 
 def tell(
-    run: telemetry.Run, config: PromoteConfig, serving: Manifest, model: str, *, is_new_taxonomy: bool
+    run: telemetry.Run,
+    config: PromoteConfig,
+    serving: Manifest,
+    model: str,
+    added: tuple[str, ...] = (),
+    *,
+    is_new_taxonomy: bool,
 ) -> None:
     """Say what happens next and how to undo it."""
     pictures = serving.counts.get("pictures", serving.files["catalog.parquet"].num_rows)
     flag = " --allow-new-taxonomy" if is_new_taxonomy else ""
     run.say(f"model {model} is promoted; {serving.model} serves until the next night publishes")
-    run.say(f"  the next jobs/nightly.py{flag} embeds all {pictures} live pictures with it, from the tars")
+    what = f"under {', '.join(added)} alone" if added else "with it"
+    run.say(f"  the next jobs/nightly.py{flag} embeds all {pictures} live pictures {what}, from the tars")
     run.say(f"  to take it back before: jobs/promote.py --lake {config.lake} --cancel")
     run.say(f"  to go back after: jobs/rollback.py --lake {config.lake}")
 

@@ -12,6 +12,7 @@ from agman.errors import BadSample
 from agman.nvjpeg import read_on_gpu
 from agman.transforms import Preprocess, read_pixels, stack_pixels
 from pipelines.lake import Lake
+from pipelines.parts import read_digests
 from pipelines.scheduling import Unit
 from pipelines.shards.read import read_pictures
 from pipelines.storage.objects import FileEntry
@@ -19,6 +20,19 @@ from pipelines.storage.objects import FileEntry
 Batch = tuple[Sequence[str], torch.Tensor]
 """sha256 of pictures and their uint8 pixels [B, 3, S, S]."""
 _AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """A part that is there and gets files of further attributes: its rows stay as they are."""
+
+    part: str
+    attributes: tuple[str, ...]
+    """Those that it lacks."""
+    rows: FileEntry
+    """One of its files, which tells the picture of each row."""
+    elsewhere: tuple[tuple[tuple[FileEntry, ...], tuple[str, ...]], ...] = ()
+    """Tar and index of other shards, and the pictures that are read from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +44,20 @@ class PartPlan:
     """The shard's tar and index."""
     model: str
     digests: tuple[str, ...]
+    """Empty where a part is extended: its own file tells."""
+    extended: Extended | None = None
+
+    def sources(self, lake: Lake) -> Iterator[tuple[tuple[FileEntry, ...], Sequence[str]]]:
+        """Yield tar and index of a shard with the pictures that are read from there."""
+        if self.extended is None:
+            yield self.files, self.digests
+            return
+        yield from self.extended.elsewhere
+        known = {digest for _, digests in self.extended.elsewhere for digest in digests}
+        with lake.checked(self.extended.rows) as path:
+            own = [digest for digest in read_digests(path) if digest not in known]
+        if own:
+            yield self.files, own
 
 
 def read_batch(
@@ -72,7 +100,7 @@ class Decoding:
         """Yield the pictures that can be decoded, in the plan's order, `size` a batch but for the last."""
         digests: list[str] = []
         pixels: list[torch.Tensor] = []
-        pictures = read_pictures(self.lake, self.plan.files, self.plan.digests)
+        pictures = self._encoded()
         while read := self._read(pictures, size):
             self._decode(read, digests, pixels)
             if len(pixels) >= size:
@@ -100,6 +128,10 @@ class Decoding:
                 digests.append(digest)
                 pixels.append(picture)
         self.seconds["decode"] += time.perf_counter() - started
+
+    def _encoded(self) -> Iterator[tuple[str, bytes]]:
+        for files, digests in self.plan.sources(self.lake):
+            yield from read_pictures(self.lake, files, digests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +161,7 @@ def decode_unit(lake: Lake, unit: Unit, preprocess: Preprocess) -> Decoded:
     plan: PartPlan = unit.payload
     decoding = Decoding(lake, plan, preprocess, torch.device("cpu"))
     side = preprocess.image_size
-    pixels = np.empty((len(plan.digests), 3, side, side), np.uint8)
+    pixels = np.empty((unit.num_images, 3, side, side), np.uint8)
     digests: list[str] = []
     for batch, found in decoding.batches(_AT_ONCE):
         pixels[len(digests) : len(digests) + len(batch)] = found.numpy()

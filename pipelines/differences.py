@@ -58,8 +58,15 @@ def compare(lake: Lake, old: Manifest, new: Manifest) -> Differences:
         lake.checked(new.files["catalog.parquet"]) as after,
         working_folder() as folder,
     ):
-        keys, num_embedded_anew = _compare_catalogs(before, after, folder, same_model=old.model == new.model)
+        keys, num_embedded_anew = _compare_catalogs(before, after, folder, same_model=_keeps_files(old, new))
     return Differences(keys, num_embedded_anew, changed_values(_described(old), _described(new)))
+
+
+def _keeps_files(old: Manifest, new: Manifest) -> bool:
+    """Tell whether equal places hold equal embeddings: of one model, or of one that extends it."""
+    before = {entry.name for part in old.parts for entry in part.files.values()}
+    after = (entry.name for part in new.parts for entry in part.files.values())
+    return old.model == new.model or any(name in before for name in after)
 
 
 def changed_values(old: Any, new: Any, path: str = "") -> tuple[Said, ...]:

@@ -15,13 +15,14 @@ from agman.checkpoint import LoadedModel, load_model
 from agman.embedder import Embedder
 from agman.errors import BadSample, InvalidInput
 from agman.lanes import Lanes
-from pipelines.decoding import Decoded, Decoding, PartPlan, read_batch
+from pipelines.decoding import Decoded, Decoding, Extended, PartPlan, read_batch
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, short_digest
 from pipelines.models import fetch_model
-from pipelines.parts import NORM_TOLERANCE, round_to_half, write_part
+from pipelines.parts import NORM_TOLERANCE, read_digests, round_to_half, write_part
 from pipelines.scheduling import Receipt, Unit
 from pipelines.storage.objects import FileEntry
+from pipelines.storage.snapshots import Part
 from pipelines.values import said_of
 
 PART_STAGE = "embeddings"
@@ -85,6 +86,33 @@ def plan_part(shard: str, files: Sequence[FileEntry], model: str, digests: Seque
     )
 
 
+def plan_extension(
+    part: Part,
+    files: Sequence[FileEntry],
+    model: str,
+    attributes: Sequence[str],
+    elsewhere: Sequence[tuple[tuple[FileEntry, ...], tuple[str, ...]]] = (),
+) -> Unit:
+    """Return the unit that embeds a part's pictures under the attributes that it lacks.
+
+    Args:
+        part: the part.
+        files: tar and index of its shard; none where all of its pictures are elsewhere.
+        model: model id.
+        attributes: the model's.
+        elsewhere: tar and index of other shards, and the pictures that are read from there.
+    """
+    lacking = tuple(name for name in attributes if name not in part.files)
+    rows = next(iter(part.files.values()))
+    extended = Extended(part.name, lacking, rows, tuple(elsewhere))
+    return Unit(
+        stage=f"{PART_STAGE}/{model}",
+        name=f"{part.name}-{short_digest([part.name, lacking])[:8]}",
+        payload=PartPlan(part.shard, tuple(files), model, (), extended),
+        num_images=part.num_rows,
+    )
+
+
 class PartEmbedder:
     """A model in memory that makes parts; wrapped as a Ray actor, or called directly in a test.
 
@@ -133,14 +161,13 @@ class PartEmbedder:
         dim = self.loaded.model.config.embedding_dim
         embeddings = np.concatenate(blocks) if blocks else np.zeros((0, len(names), dim), np.float32)
         _check_embeddings(embeddings, digests)
-        values = said_of(self.loaded, embeddings)
-        files = write_part(self.lake, plan.model, unit.name, names, digests, embeddings, values)
+        files = self._write(plan, unit.name, digests, embeddings, bool(pictures.refused))
         seconds = {**pictures.seconds, "model": model_s, "write": time.perf_counter() - started}
         refused = pictures.refused
         return Receipt(
             unit=unit.name,
             files=tuple(files.values()),
-            counts={"input": len(plan.digests), "embedded": len(digests), "quarantined": len(refused)},
+            counts={"input": unit.num_images, "embedded": len(digests), "quarantined": len(refused)},
             seconds=seconds,
             detail={"shard": plan.shard, "pictures": digests, "refused": refused, "attributes": list(files)},
         )
@@ -148,6 +175,31 @@ class PartEmbedder:
     def read(self, encoded: Sequence[bytes]) -> list[torch.Tensor | BadSample]:
         """Decode files as `read_batch` does, where this model's decoder works."""
         return read_batch(encoded, self.loaded.preprocess, self._device)
+
+    def _write(
+        self, plan: PartPlan, name: str, digests: list[str], embeddings: np.ndarray, is_short: bool
+    ) -> dict[str, FileEntry]:
+        """Write a part's files; an extended part's in the order of its rows, none where one is missing."""
+        names, extended = self.loaded.taxonomy.names, plan.extended
+        values = said_of(self.loaded, embeddings)
+        if extended is None:
+            return write_part(self.lake, plan.model, name, names, digests, embeddings, values)
+        if is_short:
+            return {}
+        with self.lake.checked(extended.rows) as path:
+            rows = read_digests(path)
+        place = {digest: position for position, digest in enumerate(digests)}
+        order = [place[digest] for digest in rows]
+        columns = [names.index(attribute) for attribute in extended.attributes]
+        return write_part(
+            self.lake,
+            plan.model,
+            name,
+            extended.attributes,
+            rows,
+            embeddings[order][:, columns],
+            {attribute: table.take(order) for attribute, table in values.items()},
+        )
 
     def embed(self, pixels: torch.Tensor) -> np.ndarray:
         """Embed uint8 pixels [B, 3, S, S]; returns float32 [B, A, D] rounded to what is stored."""

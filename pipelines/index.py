@@ -10,7 +10,7 @@ the memory of float32 and is searched faster. Files of before are float32, and a
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,6 +75,8 @@ class GroupPlan:
     model: str
     parts: tuple[Part, ...]
     template: Template | None
+    base: Group | None = None
+    """A group of these parts that is there and lacks attributes of theirs."""
 
 
 def plan_groups(
@@ -90,6 +92,22 @@ def plan_groups(
             payload=GroupPlan(model, chunk, template),
             num_images=sum(part.num_rows for part in chunk),
         )
+
+
+def plan_added(
+    model: str, groups: Iterable[Group], parts: Mapping[str, Part], template: Template | None
+) -> Iterator[Unit]:
+    """Yield a unit for each group that lacks attributes which its parts have: FAISS files of these alone."""
+    for group in groups:
+        members = tuple(parts[name] for name in group.parts)
+        added = sorted(name for name in members[0].files if name not in group.files)
+        if added:
+            yield Unit(
+                stage=f"indexes/{model}",
+                name=short_digest([model, "added to", group.name, added]),
+                payload=GroupPlan(model, members, template, group),
+                num_images=group.num_rows,
+            )
 
 
 def choose_kind(num_rows: int, options: IndexOptions, dim: int = 0) -> str:
@@ -116,15 +134,16 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
     """
     plan: GroupPlan = unit.payload
     seconds = {"read": 0.0, "index": 0.0, "write": 0.0}
-    attributes = list(plan.parts[0].files)
-    ids = _read_ids(lake, plan.parts, attributes[0])
-    shows: list[pa.Array] = []
+    base = plan.base
+    attributes = [name for name in plan.parts[0].files if base is None or name not in base.files]
+    ids = read_ids(lake, base) if base else _read_ids(lake, plan.parts, attributes[0])
+    shows: dict[str, pa.Array] = _shown_before(ids)
     files: list[FileEntry] = []
-    imbalances: list[float] = []
+    imbalances = [base.imbalance] * len(base.files) if base else []
     with working_folder() as folder:
         for attribute in attributes:
             index, values = _build(lake, plan, attribute, ids["sha256"], seconds)
-            shows.append(values)
+            shows[attribute] = values
             imbalances.append(imbalance_of(index))
             started = time.perf_counter()
             path = folder / f"{attribute}.faiss"
@@ -133,7 +152,9 @@ def build_group(lake: Lake, unit: Unit) -> Receipt:
             files.append(store_file(lake.store, path, name, index.ntotal))
             path.unlink()
             seconds["write"] += time.perf_counter() - started
-        ids = ids.append_column("shows", pa.StructArray.from_arrays(shows, names=attributes))
+        ids = ids.select(IDS_SCHEMA.names).append_column(
+            "shows", pa.StructArray.from_arrays(list(shows.values()), names=list(shows))
+        )
         files.insert(0, _store_ids(lake, plan.model, unit.name, ids, folder))
     detail = {
         "kind": plan.template.kind if plan.template else "flat",
@@ -183,16 +204,17 @@ def add_rows(index: faiss.Index | None, vectors: np.ndarray) -> faiss.Index:
     return built
 
 
-def group_of(receipt: Receipt) -> Group:
-    """Return what a snapshot's manifest says about a group."""
+def group_of(receipt: Receipt, base: Group | None = None) -> Group:
+    """Return what a snapshot's manifest says about a group, made anew or of one that lacked attributes."""
     ids, *files = receipt.files
+    made = dict(zip(receipt.detail["attributes"], files, strict=True))
     return Group(
         name=receipt.unit,
         kind=str(receipt.detail["kind"]),
         parts=tuple(receipt.detail["parts"]),
         num_rows=receipt.counts["rows"],
         ids=ids,
-        files=dict(zip(receipt.detail["attributes"], files, strict=True)),
+        files={**base.files, **made} if base else made,
         template=str(receipt.detail.get("template", "")),
         imbalance=float(receipt.detail.get("imbalance", 0.0)),
     )
@@ -215,6 +237,14 @@ def read_index(lake: Lake, entry: FileEntry) -> faiss.Index:
     """Load a FAISS file whose digest was just checked: FAISS itself loads a flipped bit without a word."""
     with lake.checked(entry) as path:
         return faiss.read_index(str(path))
+
+
+def _shown_before(ids: pa.Table) -> dict[str, pa.Array]:
+    """Return by attribute what a table of ids says in words already."""
+    if "shows" not in ids.column_names:
+        return {}
+    shows = ids["shows"].combine_chunks()
+    return {field.name: shows.field(number) for number, field in enumerate(shows.type)}
 
 
 def _read_ids(lake: Lake, parts: Sequence[Part], attribute: str) -> pa.Table:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pyarrow.parquet as pq
 
-from pipelines.index import IndexOptions, build_group, group_of, plan_groups
+from pipelines.index import IndexOptions, build_group, group_of, plan_added, plan_groups
 from pipelines.inverted_lists import plan_template, template_of, train_template
 from pipelines.lake import Lake
 from pipelines.scheduling import Receipt, Unit, fresh_unit
@@ -39,7 +39,7 @@ class RunStage(Protocol):
 def index_parts(
     lake: Lake,
     model: str,
-    parts: Sequence[Part],
+    known: Mapping[str, Part],
     parent: Manifest | None,
     live: Mapping[str, int],
     spent: Collection[str],
@@ -51,36 +51,55 @@ def index_parts(
     Args:
         lake: where.
         model: model id.
-        parts: those that hold a live picture.
-        parent: last night's snapshot, if it is of the same model.
+        known: by name, all parts of tonight and of last night.
+        parent: last night's snapshot, if it is of the same model, or of one that it extends.
         live: part -> its live pictures.
         spent: names of units of which a file is damaged.
         options: bounds.
         run: runs units.
     """
+    parts = [known[name] for name in sorted(live)]
     if not parts:
         return Indexed()
     groups, template = (parent.groups, parent.template) if parent else ((), None)
+    attributes = list(parts[0].files)
+    stay = tuple(group for group in groups if _can_stay(group, known, attributes))
+    reasons = [f"{len(groups) - len(stay)} groups built anew: dead parts of theirs lack an added attribute"]
     dim = _dimension(lake, parts[0]) if options.max_memory_gib else 0
-    found = decide(groups, template, live, spent, options, dim)
+    found = decide(stay, template, live, spent, options, dim)
     template = found.template
     is_new = found.kind != "flat" and template is None
     if is_new:
         units = [_fresh(plan_template(model, name, parts, found.kind), spent) for name in parts[0].files]
         template = _train(lake, units, found.kind, sum(live.values()), run)
+    elif template and (added := [name for name in attributes if name not in template.files]):
+        units = [_fresh(plan_template(model, name, parts, template.kind), spent) for name in added]
+        trained = _train(lake, units, template.kind, template.num_rows, run)
+        # The same lists under more attributes, so what was built with them stays.
+        template = replace(template, files={**template.files, **trained.files})
 
     def work(unit: Unit) -> Receipt:
         return build_group(lake, unit)
 
     covered = {name for group in found.kept for name in group.parts}
     rest = [part for part in parts if part.name not in covered]
-    units = [_fresh(unit, spent) for unit in plan_groups(model, rest, options, template)]
+    planned = [*plan_added(model, found.kept, known, template), *plan_groups(model, rest, options, template)]
+    units = [_fresh(unit, spent) for unit in planned]
     total = sum(unit.num_images for unit in units)
-    made = [receipt for _, receipt in run("index", total, units, TaskWorkers(work))]
-    built = sorted(map(group_of, made), key=lambda group: group.name)
+    made = [(unit.payload.base, receipt) for unit, receipt in run("index", total, units, TaskWorkers(work))]
+    extended = {base.name: group_of(receipt, base) for base, receipt in made if base}
+    kept = [extended.get(group.name, group) for group in found.kept]
+    built = sorted((group_of(receipt) for base, receipt in made if not base), key=lambda group: group.name)
     if template and is_new:
         template = replace(template, imbalance=mean_imbalance(built))
-    return Indexed((*found.kept, *built), template, found.reasons)
+    said = (*(reasons if len(stay) < len(groups) else ()), *found.reasons)
+    return Indexed((*kept, *built), template, said)
+
+
+def _can_stay(group: Group, known: Mapping[str, Part], attributes: Sequence[str]) -> bool:
+    """Tell whether a group has every attribute, or its parts, dead ones too, have those that it lacks."""
+    wanted = set(attributes) - group.files.keys()
+    return all(name in known and wanted <= known[name].files.keys() for name in group.parts)
 
 
 def _dimension(lake: Lake, part: Part) -> int:

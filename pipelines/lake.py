@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.errors import CorruptShard
@@ -93,6 +93,12 @@ def snapshot_file(snapshot: str, file: str) -> str:
 def receipt(stage: str, unit: str) -> str:
     """Name of the proof that a unit of a stage is complete."""
     return f"receipts/{stage}/{unit}.json"
+
+
+def unit_of(name: str) -> tuple[str, str]:
+    """Return stage and name of the unit that made an embedding or index file, of whatever model."""
+    folder, model, *_, file = name.split("/")
+    return f"{folder}/{model.removeprefix('model=')}", PurePosixPath(file).stem
 
 
 @dataclass(frozen=True, slots=True)

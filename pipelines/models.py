@@ -6,8 +6,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from agman.checkpoint import load_model
+from agman.checkpoint import LoadedModel, load_model
 from agman.errors import CheckpointMismatch, InvalidInput
+from agman.extension import why_no_extension
 from pipelines.lake import DIGEST_LETTERS, Lake, model_folder, to_json, working_folder
 from pipelines.storage.objects import store_file
 
@@ -73,6 +74,21 @@ def _check_identity(lake: Lake, folder: Path, model: str) -> None:
             f"{lake.url}/{model_folder(model)}: expected a model of digest {model}…, found "
             f"{digest[:DIGEST_LETTERS]}…: another one was put in its place; bring it back, or train anew"
         )
+
+
+def is_extension(lake: Lake, loaded: LoadedModel, old: str) -> bool:
+    """Tell whether a model is one of the lake with attributes added: what that one embedded stays right.
+
+    Args:
+        lake: where.
+        loaded: the model.
+        old: full id of the other one; where its files are gone, nothing is known and it counts as another.
+    """
+    try:
+        with fetch_model(lake, old) as folder:
+            return not why_no_extension(loaded, load_model(folder))
+    except (InvalidInput, CheckpointMismatch, FileNotFoundError):
+        return False
 
 
 def resolve_model(lake: Lake, model: str) -> str:

@@ -6,12 +6,13 @@ again.
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agman.checkpoint import load_model
+from agman.checkpoint import LoadedModel, load_model
 from agman.errors import InvalidInput
+from pipelines import extending
 from pipelines.catalog import Catalog, Difference
 from pipelines.condemned import condemned_parts
 from pipelines.embed_workers import embed_workers
@@ -21,7 +22,7 @@ from pipelines.index import IndexOptions
 from pipelines.indexing import Indexed, index_parts
 from pipelines.lake import Lake
 from pipelines.merging import LiveRows, merge_small
-from pipelines.models import fetch_model, import_model, resolve_model
+from pipelines.models import fetch_model, import_model, is_extension, resolve_model
 from pipelines.packed import check_model, check_snapshot
 from pipelines.quality import GateOptions
 from pipelines.repair import newest_whole, parts_of, shards_of, unit_names
@@ -112,6 +113,9 @@ class Night:
         # Shards are a dataset's own: another one is compared with nothing.
         same = self.published is not None and self.published.dataset == config.dataset
         self.parent = self.published if same else None
+        self.keeps_parts = False
+        self._damaged_parts = parts_of(damaged, self.parent)
+        self._spent_names |= self._damaged_parts
         self.catalog = Catalog(folder)
         self.shard_receipts: dict[str, Receipt] = {}
         self.new_parts: list[Part] = []
@@ -199,9 +203,10 @@ class Night:
         """Embed every live picture that has no embedding under the model."""
         self.tonight = Tonight(
             self.catalog,
-            same_model=self.parent is not None and self.parent.model == self.model,
-            damaged_parts=parts_of(self.damaged),
+            same_model=self.keeps_parts,
+            damaged_parts=self._damaged_parts,
         )
+        self._extend_parts()
         units = (
             fresh_unit(plan_part(shard, self.shard_files(shard), self.model, digests), self._is_damaged)
             for shard, digests in self.tonight.pictures_to_embed()
@@ -209,7 +214,36 @@ class Night:
         refused: list[dict[str, Any]] = []
         self.tonight.add_parts(self._embedded(units, refused))
         self.tonight.refuse_pictures(refused)
-        self.images_embedded = sum(part.num_rows for part in self.new_parts)
+
+    def _extend_parts(self) -> None:
+        """Embed what is there under the attributes that the model has and its parts lack, no others."""
+        live, known = self.tonight.live_rows(), self._known_parts()
+        parts = extending.lacking(known, live, self.attributes)
+        homes = extending.scattered(self.tonight, parts)
+        # Rows whose picture is nowhere to be found are left behind, by a copy without the model.
+        thinned = extending.thinned(self.tonight, parts, homes, live)
+        merged = self._merge(thinned)
+        if merged:
+            self._explain(f"{len(thinned)} parts copied without what is gone, to be embedded under more")
+            live, known = self.tonight.live_rows(), self._known_parts()
+            parts = extending.lacking(known, live, self.attributes)
+            homes = extending.scattered(self.tonight, parts)
+        planned = extending.plan_extensions(parts, homes, self.model, self.attributes, self.shard_files)
+        units = (fresh_unit(unit, self._is_damaged) for unit in planned)
+        total = sum(part.num_rows for part in parts.values())
+        workers = embed_workers(self.lake, self.model, self.config.embed, len(parts)) if total else None
+        unreadable = set()
+        for unit, made in self._run("embed added attributes", total, units, workers) if total else ():
+            part = parts[unit.payload.extended.part]
+            if made.detail["refused"]:
+                unreadable.add(part.name)
+                continue
+            added = zip(made.detail["attributes"], made.files, strict=True)
+            self.new_parts.append(replace(part, files={**part.files, **dict(added)}))
+            self.images_embedded += part.num_rows
+        # Of what can no longer be decoded the rest is embedded as if it were new, and that is quarantined.
+        self.tonight.forget(unreadable)
+        self._spent_names |= unreadable
 
     def _embedded(
         self, units: Iterable[Unit], refused: list[dict[str, Any]]
@@ -223,6 +257,7 @@ class Night:
             part = Part(
                 name=made.unit, shard=made.detail["shard"], num_rows=made.counts["embedded"], files=files
             )
+            self.images_embedded += part.num_rows
             refused += made.detail["refused"]
             if part.num_rows:
                 self.new_parts.append(part)
@@ -235,25 +270,31 @@ class Night:
         small = small_parts([known[name] for name in sorted(live)], live, size, options)
         rows = self.tonight.rows_of([part.name for part in small])
         sources = [LiveRows(known[name], tuple(places), tuple(digests)) for name, places, digests in rows]
+        merged = self._merge(sources)
+        if merged:
+            self._explain(
+                f"{len(small)} small parts merged into {len(merged)} of {sum(p.num_rows for p in merged)} "
+                f"live pictures: each was a file of every attribute, bound {options.max_small_parts}"
+            )
+
+    def _merge(self, sources: Sequence[LiveRows]) -> list[Part]:
+        """Copy live rows of parts together and return the parts that hold them now."""
+        size = self.config.shards.images_per_shard
         merged = merge_small(self.lake, self.model, sources, size, self._spent_names, self._run)
         if merged:
             self.new_parts += [part for part, _ in merged]
             self.tonight.move_rows([(part.name, digests) for part, digests in merged])
-            self._explain(
-                f"{len(small)} small parts merged into {len(merged)} of {sum(p.num_rows for p, _ in merged)} "
-                f"live pictures: each was a file of every attribute, bound {options.max_small_parts}"
-            )
+        return [part for part, _ in merged]
 
     def index(self) -> None:
         """Build FAISS files over the parts that have none; earlier groups stay while they are worth it."""
         live = self.tonight.live_rows()
         known = self._known_parts()
-        same = self.parent if self.parent is not None and self.parent.model == self.model else None
         self.indexed = index_parts(
             self.lake,
             self.model,
-            [known[name] for name in sorted(live)],
-            same,
+            known,
+            self.parent if self.keeps_parts else None,
             live,
             self._spent_names,
             self.config.index,
@@ -370,13 +411,28 @@ class Night:
         taxonomy = loaded.taxonomy
         check_model(self.model, loaded.preprocess, self.config.shards.resize, "this night's")
         parent = self.parent
-        if parent and parent.taxonomy_digest != taxonomy.digest and not self.config.allow_new_taxonomy:
+        self.keeps_parts = parent is not None and self._goes_on(loaded, parent)
+        differs = parent is not None and parent.taxonomy_digest != taxonomy.digest
+        if parent and differs and not self.keeps_parts and not self.config.allow_new_taxonomy:
             raise InvalidInput(
                 f"model {self.model}: its taxonomy ({', '.join(taxonomy.names)}) differs from that of the "
                 f"published snapshot {parent.id} ({', '.join(parent.attributes)}); searches for the old "
                 "attributes would break; choose another --model or add --allow-new-taxonomy"
             )
         return taxonomy.names, taxonomy.digest
+
+    def _goes_on(self, loaded: LoadedModel, parent: Manifest) -> bool:
+        """Tell whether what is published stays right under tonight's model."""
+        if parent.model == self.model:
+            return True
+        if not is_extension(self.lake, loaded, parent.model):
+            return False
+        added = ", ".join(name for name in loaded.taxonomy.names if name not in parent.attributes)
+        self.run.say(
+            f"  model {self.model} is {parent.model} with {added} added, tensor by tensor: what is published "
+            "under the other attributes stays"
+        )
+        return True
 
 
 def choose_model(lake: Lake, wanted: str, parent: Manifest | None) -> str:

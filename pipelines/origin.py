@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from agman.errors import InvalidInput
 from pipelines.errors import CorruptShard
 from pipelines.history import ancestry
-from pipelines.lake import Lake, receipt
+from pipelines.lake import Lake, receipt, unit_of
 from pipelines.storage.objects import FileEntry
 from pipelines.storage.snapshots import Group, Manifest, Part
 
@@ -83,7 +83,7 @@ def trace(lake: Lake, manifest: Manifest, key: str) -> Origin | Quarantined:
         part=part,
         group=group,
         position=_position(lake, group, row),
-        proofs=tuple(_proofs(lake, manifest, row["shard"], part.name, group.name)),
+        proofs=tuple(_proofs(lake, manifest, row["shard"], part, group)),
         since=since,
         embedded_in=embedded_in,
         is_chain_whole=is_chain_whole,
@@ -118,15 +118,17 @@ def _first_seen(lake: Lake, manifest: Manifest, row: dict[str, Any]) -> tuple[Ma
             if not known or known[0]["sha256"] != row["sha256"]:
                 return since, embedded_in, True
             since = earlier
-            is_same_embedding &= _embedding_of(earlier, known[0]) == _embedding_of(manifest, row)
+            is_same_embedding &= bool(_embeddings_of(earlier, known[0]) & _embeddings_of(manifest, row))
             embedded_in = earlier if is_same_embedding else embedded_in
         return since, embedded_in, since.parent is None
     except (CorruptShard, InvalidInput):
         return since, embedded_in, False
 
 
-def _embedding_of(manifest: Manifest, row: dict[str, Any]) -> tuple[str, str, int]:
-    return manifest.model, row["part"], row["row"]
+def _embeddings_of(manifest: Manifest, row: dict[str, Any]) -> set[tuple[str, int]]:
+    """Return the file and row of each attribute's embedding: added attributes leave those of before alone."""
+    part = next(part for part in manifest.parts if part.name == row["part"])
+    return {(entry.name, row["row"]) for entry in part.files.values()}
 
 
 def _index_row(lake: Lake, index: FileEntry, sha256: str) -> dict[str, Any]:
@@ -152,14 +154,14 @@ def _position(lake: Lake, group: Group, row: dict[str, Any]) -> int:
     return int(position)
 
 
-def _proofs(lake: Lake, manifest: Manifest, shard: str, part: str, group: str) -> Iterator[Proof]:
-    places = {
-        "shards": (manifest.dataset, shard),
-        "embeddings": (manifest.model, part),
-        "indexes": (manifest.model, group),
-    }
-    for stage, (folder, unit) in places.items():
-        name = receipt(f"{stage}/{folder}", unit)
+def _proofs(lake: Lake, manifest: Manifest, shard: str, part: Part, group: Group) -> Iterator[Proof]:
+    files = [*part.files.values(), *group.entries()]
+    names = [
+        receipt(f"shards/{manifest.dataset}", shard),
+        *(receipt(*unit_of(entry.name)) for entry in files),
+    ]
+    for name in dict.fromkeys(names):
+        stage = name.split("/")[1]
         try:
             yield Proof(stage, name, dict(json.loads(lake.store.read(name).body)["seconds"]))
         except (FileNotFoundError, ValueError, TypeError, KeyError):  # nothing that serves depends on it

@@ -107,6 +107,12 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
     return table["sha256"].to_pylist(), column.flatten().to_numpy().reshape(len(table), column.type.list_size)
 
 
+def read_digests(path: Path) -> list[str]:
+    """Return the sha256 of the picture of each row of a part's file."""
+    digests: list[str] = pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()
+    return digests
+
+
 def read_values(path: Path) -> pa.Table:
     """Return what the rows of one attribute of a part say, as VALUE_SCHEMA."""
     with pq.ParquetFile(path) as file:

@@ -13,13 +13,13 @@ from pipelines.embedding import EmbedOptions, PartEmbedder
 from pipelines.errors import GateFailed, StaleSnapshot
 from pipelines.evaluation import Split, evaluate
 from pipelines.lake import Lake, model_folder
-from pipelines.models import METRICS, store_metrics
+from pipelines.models import METRICS, is_extension, store_metrics
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.packed import check_model, packed_side
 from pipelines.probe import compare_stored, embed_again, published_places
 from pipelines.quality import GateOptions
-from pipelines.scoring import Row, measure_of, overall
+from pipelines.scoring import RANDOM, Row, measure_of, overall
 from pipelines.storage.snapshots import Manifest, Pointer, read_pointer, swap_pointer
 from pipelines.telemetry import Run
 
@@ -41,6 +41,9 @@ class Judged:
     """By attribute: the serving model's, the candidate's."""
     overall: tuple[float, float]
     """The same over these attributes, in which each query counts alike."""
+    added: tuple[str, ...] = ()
+    """Of a candidate that is the serving model but for these attributes: the others are the same, so these
+    alone are in `overall`, and they stand beside a random ranking."""
 
     @property
     def loss(self) -> float:
@@ -68,7 +71,8 @@ def load_candidate(lake: Lake, model: str, serving: Manifest, *, allow_new_taxon
         )
     embedder = PartEmbedder(lake, model, EmbedOptions())
     taxonomy = embedder.loaded.taxonomy
-    if taxonomy.digest != serving.taxonomy_digest and not allow_new_taxonomy:
+    is_other = taxonomy.digest != serving.taxonomy_digest and not allow_new_taxonomy
+    if is_other and not added_attributes(embedder, serving):
         raise InvalidInput(
             f"model {model}: its taxonomy ({', '.join(taxonomy.names)}) differs from that of the published "
             f"snapshot {serving.id} ({', '.join(serving.attributes)}); searches for the old attributes would "
@@ -76,6 +80,16 @@ def load_candidate(lake: Lake, model: str, serving: Manifest, *, allow_new_taxon
         )
     check_model(model, embedder.loaded.preprocess, packed_side(serving), f"those of snapshot {serving.id}")
     return embedder
+
+
+def added_attributes(candidate: PartEmbedder, serving: Manifest) -> tuple[str, ...]:
+    """Return what a candidate adds to the serving model; nothing where it is another model, by any tensor."""
+    names = candidate.loaded.taxonomy.names
+    if set(names) <= set(serving.attributes):
+        return ()
+    if not is_extension(candidate.lake, candidate.loaded, serving.model):
+        return ()
+    return tuple(name for name in names if name not in serving.attributes)
 
 
 def probe_candidate(candidate: PartEmbedder, model: str, serving: Manifest) -> dict[str, Moved]:
@@ -128,6 +142,44 @@ def judge_both(
             )
         scores = _judge_now(lake, models, night, split, run)
     return beside(*scores)
+
+
+def judge_added(
+    lake: Lake, model: str, added: tuple[str, ...], night: NightConfig, split: Split, run: Run
+) -> Judged:
+    """Return the held-out figures of attributes that a model adds, beside a random ranking.
+
+    Args:
+        lake: where.
+        model: id of the candidate; under all other attributes it is the serving model.
+        added: the attributes.
+        night: names the data set, and its source if it may be read.
+        split: of the data set.
+        run: told the progress.
+
+    Raises:
+        InvalidInput: if there are no figures of one of them and no source is given.
+    """
+    scores = stored_scores(lake, model, night.dataset, split)
+    if scores is None and night.source:
+        (scores,) = _judge_now(lake, [model], night, split, run)
+    rows: dict[str, Row] = scores["attributes"] if scores else {}
+    if scores is None or (lacking := [name for name in added if name not in rows]):
+        raise InvalidInput(
+            f"evaluation on {night.dataset}, split {split}: expected figures of {model} under "
+            f"{', '.join(added)}, found none of {', '.join(lacking) if scores else model}; add --source, the "
+            "labelled pictures that it is judged by"
+        )
+    measure = measure_of(rows[added[0]])
+    means = overall({name: rows[name] for name in added}, (RANDOM, measure))["query_weighted"]
+    return Judged(
+        measure,
+        scores["dataset"],
+        scores["split"],
+        {name: (row[RANDOM if name in added else measure], row[measure]) for name, row in rows.items()},
+        (means[RANDOM], means[measure]),
+        added,
+    )
 
 
 def stored_scores(lake: Lake, model: str, dataset: str, split: str) -> dict[str, Any] | None:
@@ -183,9 +235,10 @@ def check_loss(judged: Judged, candidate: str, max_loss: float) -> None:
         GateFailed: if it is worse by more than is allowed.
     """
     if judged.loss > max_loss:
+        rival = "a random ranking" if judged.added else "the serving model"
         raise GateFailed(
             f"model {candidate}: {judged.measure} {judged.overall[1]:.4f} on the {judged.split} pictures of "
-            f"{judged.dataset}, the serving model has {judged.overall[0]:.4f}: lower by {judged.loss:.4f}, "
+            f"{judged.dataset}, {rival} has {judged.overall[0]:.4f}: lower by {judged.loss:.4f}, "
             f"--max-loss allows {max_loss:g}; nothing was changed; --force --why REASON promotes it still"
         )
 

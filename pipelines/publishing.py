@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,14 +18,14 @@ from pipelines.code import code_version
 from pipelines.condemned import condemn
 from pipelines.drift import has_drifted
 from pipelines.errors import CorruptShard
-from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json
+from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json, unit_of
 from pipelines.models import read_metrics
 from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
 from pipelines.probe import Probe, plan_probe, start_probe
 from pipelines.quality import Gate
 from pipelines.redaction import redacted, shown_uri
-from pipelines.repair import parts_of
+from pipelines.repair import parts_of, unit_names
 from pipelines.scheduling import result_of
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import (
@@ -74,13 +75,20 @@ def publish_night(night: Night) -> Manifest | None:
         )
     elif not all(gate.passed for gate in gates):
         if has_drifted(gates):
-            condemn(night.lake, night.model, [part.name for part in night.new_parts], manifest.id)
+            condemn(night.lake, night.model, _made_tonight(night), manifest.id)
         # A refused snapshot stays readable for who must find out why.
         put_manifest(night.lake, manifest)
         quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
     _check_stored(night, manifest)
     publish(night.lake, manifest, night.pointer)
     return manifest
+
+
+def _made_tonight(night: Night) -> set[str]:
+    """Return the units of the new parts' files: an extended part has files of an earlier model too."""
+    before = {entry.name for entry in night.parent.entries()} if night.parent else set()
+    made = [e.name for part in night.new_parts for e in part.files.values() if e.name not in before]
+    return set(unit_names(made))
 
 
 def _is_unchanged(night: Night) -> bool:
@@ -117,7 +125,7 @@ def _plan_probe(night: Night) -> Probe:
         night.parts(),
         night.shard_files,
         night.config.gates.probe_images,
-        parts_of(night.damaged),
+        parts_of(night.damaged, night.parent),
     )
 
 
@@ -141,7 +149,10 @@ def _verdicts(night: Night, attributes: Sequence[str]) -> Iterator[tuple[str, li
     Only what has no verdict yet, and what somebody wrote to since, is read.
     """
     options, parts = night.config.gates, {part.name: part for part in night.parts()}
-    stamps = quality.stamps_of(night.lake, night.model)
+    files = (e for part in parts.values() for e in part.files.values())
+    indexes = (entry for group in night.indexed.groups for entry in group.entries())
+    models = {unit_of(entry.name)[0].partition("/")[2] for entry in chain(files, indexes)}
+    stamps = quality.stamps_of(night.lake, *sorted(models))
     task = ray.remote(quality.judge_groups)
     refs: list[tuple[str, Any]] = []
     for name in attributes:

@@ -92,9 +92,9 @@ def reconciliation(counts: Mapping[str, int]) -> str:
     )
 
 
-def stamps_of(lake: Lake, model: str) -> dict[str, str]:
-    """Return what the store tells of every embedding and index file of a model, without reading one."""
-    folders = (f"embeddings/model={model}", f"indexes/{model}")
+def stamps_of(lake: Lake, *models: str) -> dict[str, str]:
+    """Return what the store tells of every embedding and index file of models, without reading one."""
+    folders = [folder for model in models for folder in (f"embeddings/model={model}", f"indexes/{model}")]
     return dict(pair for folder in folders for pair in lake.store.list_stamps(folder))
 
 

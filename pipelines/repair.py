@@ -89,6 +89,14 @@ def shards_of(damaged: Collection[str]) -> frozenset[str]:
     return unit_names([name for name in damaged if name.startswith("shards/")])
 
 
-def parts_of(damaged: Collection[str]) -> frozenset[str]:
-    """Return the parts of which an attribute's file is damaged."""
-    return unit_names([name for name in damaged if name.startswith("embeddings/")])
+def parts_of(damaged: Collection[str], manifest: Manifest | None) -> frozenset[str]:
+    """Return the parts of which an attribute's file is damaged, wherever it lies.
+
+    Args:
+        damaged: names of objects.
+        manifest: the snapshot that tells of its own parts.
+    """
+    named = unit_names([name for name in damaged if name.startswith("embeddings/")])
+    lost = set(damaged)
+    parts = manifest.parts if manifest else ()
+    return named | {part.name for part in parts if any(e.name in lost for e in part.files.values())}

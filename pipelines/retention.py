@@ -25,7 +25,7 @@ from pathlib import PurePosixPath
 from agman.errors import InvalidInput
 from pipelines.errors import CorruptShard
 from pipelines.history import ancestry
-from pipelines.lake import Lake, receipt, snapshot_file, to_json
+from pipelines.lake import Lake, receipt, snapshot_file, to_json, unit_of
 from pipelines.pins import read_pins
 from pipelines.scheduling import Receipt
 from pipelines.storage.snapshots import Manifest, read_manifest, read_pointer
@@ -119,11 +119,14 @@ def _needed(manifest: Manifest) -> Iterator[str]:
     yield snapshot_file(manifest.id, "manifest.json")
     yield from (entry.name for entry in manifest.entries())
     yield from (receipt(f"shards/{manifest.dataset}", shard) for shard in manifest.shards)
-    yield from (receipt(f"embeddings/{manifest.model}", part.name) for part in manifest.parts)
-    yield from (receipt(f"indexes/{manifest.model}", group.name) for group in manifest.groups)
+    for part in manifest.parts:
+        yield from {receipt(*unit_of(entry.name)) for entry in part.files.values()}
+    for group in manifest.groups:
+        yield from {receipt(*unit_of(entry.name)) for entry in group.entries()}
     if manifest.template:
-        units = (PurePosixPath(entry.name).stem for entry in manifest.template.files.values())
-        yield from (receipt(f"indexes/{manifest.model}/templates", unit) for unit in units)
+        for entry in manifest.template.files.values():
+            stage, unit = unit_of(entry.name)
+            yield receipt(f"{stage}/templates", unit)
 
 
 def _read_notes(lake: Lake) -> dict[str, datetime]:

@@ -94,6 +94,22 @@ class Tonight:
         while row := rows.fetchone():
             yield row
 
+    def homes_of(self, parts: Collection[str]) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield (part, shard, the pictures of its live rows that lie there), for some parts."""
+        rows = self._tables.db.cursor().execute(
+            f"""select part, shard, list(sha256 order by row) from pictures
+            where list_contains({strings(parts)}, part) group by part, shard order by part, shard"""
+        )
+        while row := rows.fetchone():
+            yield row
+
+    def forget(self, parts: Collection[str]) -> None:
+        """Note that the pictures of some parts are to be embedded anew."""
+        self._tables.all(
+            f"""update pictures set part = null, row = null
+            where list_contains({strings(parts)}, part)"""
+        )
+
     def move_rows(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Note that embeddings were copied.
 
@@ -103,7 +119,8 @@ class Tonight:
         self._tables.db.register("moved_rows", _places(parts))
         self._tables.all(
             """insert into moved select p.sha256, p.part, p.row from pictures p
-            where p.sha256 in (select sha256 from moved_rows)"""
+            where p.sha256 in (select sha256 from moved_rows)
+                and p.sha256 not in (select sha256 from moved)"""
         )
         self.add_parts(parts)
 

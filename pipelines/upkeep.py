@@ -75,7 +75,8 @@ def decide(
         if group.template == name
         and (kind == "flat" or template)
         and any(part in live for part in group.parts)
-        and not {group.name, *group.parts} & set(damaged)
+        and not {group.name, *unit_names([entry.name for entry in group.entries()]), *group.parts}
+        & set(damaged)
     ]
     if template:
         kind = template.kind

@@ -23,20 +23,24 @@ class Ref:
 class Remote:
     """What `ray.remote` gives: a function, a class or an actor's method."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], num_returns: int = 1) -> None:
         self.function = function
+        self.num_returns = num_returns
 
-    def options(self, **_: Any) -> "Remote":
-        return self
+    def options(self, *, num_returns: int = 1, **_: Any) -> "Remote":
+        return Remote(self.function, num_returns)
 
     def remote(self, *arguments: Any, **named: Any) -> Any:
         values = [each.value if isinstance(each, Ref) else each for each in arguments]
         if isinstance(self.function, type):
             return Actor(self.function(*values, **named))
         try:
-            return Ref(self.function(*values, **named))
+            found = self.function(*values, **named)
         except Exception as error:  # noqa: BLE001  raised by `get`, as Ray does
-            return Ref(error=error)
+            refs = [Ref(error=error)] * self.num_returns
+        else:
+            refs = [Ref(found)] if self.num_returns == 1 else [Ref(value) for value in found]
+        return refs[0] if self.num_returns == 1 else refs
 
 
 class Actor:

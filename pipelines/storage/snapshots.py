@@ -32,7 +32,7 @@ class Part:
     """Empty where small parts of many shards were merged."""
     num_rows: int
     files: dict[str, FileEntry]
-    """By attribute."""
+    """By attribute. Those of a model with attributes added lie where the model that made them has its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +69,11 @@ class Group:
     """How unequally long its lists are, mean over the attributes: 1 where all are as long."""
     judged: dict[str, Verdict] = field(default_factory=dict)
     """By attribute, what the gates measured of it; empty in a manifest of before that was kept."""
+
+    def entries(self) -> Iterator[FileEntry]:
+        """Yield its files."""
+        yield self.ids
+        yield from self.files.values()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,8 +138,7 @@ class Manifest:
         for part in self.parts:
             yield from part.files.values()
         for group in self.groups:
-            yield group.ids
-            yield from group.files.values()
+            yield from group.entries()
         if self.template:
             yield from self.template.files.values()
 
