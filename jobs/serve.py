@@ -27,18 +27,22 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def main() -> None:
     """Serve until the process is told to end."""
     config = read_config({"serve": ("", ServeConfig())}, __doc__)
-    with telemetry.run("serve", config) as run, told_to_end() as end:
-        serve(config, run, end)
+    with telemetry.run("serve", config) as run:
+        serve(config, run)
 
 
-def serve(config: ServeConfig, run: telemetry.Run, end: threading.Event) -> None:
-    """Serve until an event is set."""
+def serve(config: ServeConfig, run: telemetry.Run) -> None:
+    """Serve until the process is told to end."""
     snapshot = current_manifest(Lake(config.lake)).id
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not cluster.is_remote():
         _check_port(config.host, config.port)
         _set_edge()
-    with cluster.connected(), tempfile.TemporaryDirectory(prefix="agman-serve-") as folder:
+    with (
+        cluster.connected(),
+        told_to_end() as end,  # after Ray, which sets handlers of its own
+        tempfile.TemporaryDirectory(prefix="agman-serve-") as folder,
+    ):
         from pipelines.serving.deployment import serving  # Serve reads the environment when it is imported
         from pipelines.serving.guards import token_digest
 

@@ -21,6 +21,8 @@ OURS = frozenset({"key", "uri", "token", "sha256", "shard", "part", "row", "role
 """Columns of a catalog that are no column of the shop's own."""
 MAX_VALUES = 200
 """Most values of a column that are shown, and that a filter may ask for."""
+FEW_VALUES = 50
+"""So many different texts are always a choice; more are one while they are fewer than half the products."""
 MAX_NUMBER = 2**63
 Kind = Literal["string", "number", "boolean", "date"]
 Scalar: TypeAlias = str | bool | int | float | date
@@ -46,7 +48,10 @@ class Column:
     """Of numbers and dates."""
     max: Any = None
     values: tuple[Any, ...] = ()
-    """Of texts and flags: at most MAX_VALUES, the most frequent first."""
+    """Of texts and flags: at most MAX_VALUES, the most frequent first. None of a column that tells products
+    apart, as an article number does."""
+    num_values: int = 0
+    """Of texts and flags: how many different ones there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,16 @@ def describe_columns(db: duckdb.DuckDBPyConnection, table: str) -> tuple[Column,
 def _describe(db: duckdb.DuckDBPyConnection, table: str, name: str, kind: Kind) -> Column:
     column = quoted(name)
     if kind in ("string", "boolean"):
+        different, num_rows = db.execute(
+            f"select count(distinct {column}), count(*) from {table}"
+        ).fetchall()[0]
+        if different > max(FEW_VALUES, num_rows / 2):
+            return Column(name=name, type=kind, num_values=different)
         rows = db.execute(
             f"select {column} from {table} where {column} is not null group by 1 "
             f"order by count(*) desc, 1 limit {MAX_VALUES}"
         ).fetchall()
-        return Column(name=name, type=kind, values=tuple(value for (value,) in rows))
+        return Column(name=name, type=kind, values=tuple(value for (value,) in rows), num_values=different)
     finite = f"isfinite({column}::double)" if kind == "number" else f"isfinite({column})"
     row = db.execute(f"select min({column}), max({column}) from {table} where {finite}").fetchone()
     least, most = (plain(value) for value in row or (None, None))

@@ -1,11 +1,12 @@
 """The bodies of answers: names and types are a contract with who calls the service."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from pipelines.asking import Answer
+from pipelines.asking import Answer, Query
 from pipelines.parts import Shown
 from pipelines.serving.loaded import Loaded
 
@@ -45,6 +46,9 @@ class ColumnValues(BaseModel):
     min: float | str | None = None
     max: float | str | None = None
     values: list[str | bool] | None = None
+    """The most frequent ones; none where they tell products apart, as an article number does."""
+    num_values: int | None = None
+    """How many different ones there are."""
 
 
 class Attributes(BaseModel):
@@ -67,6 +71,8 @@ class QueryPicture(BaseModel):
 
     key: str | None
     predicted: dict[str, Prediction]
+    columns: dict[str, Any] | None
+    """Of a product."""
 
 
 class Result(BaseModel):
@@ -97,6 +103,7 @@ class Product(BaseModel):
     """A product of the catalog."""
 
     key: str
+    predicted: dict[str, Prediction]
     columns: dict[str, Any]
     picture: str
 
@@ -116,7 +123,7 @@ def picture_address(key: str) -> str:
     return f"/pictures/{quote(key, safe='' if {'', '.', '..'} & set(steps) else '/')}"
 
 
-def predictions(shows: dict[str, Shown]) -> dict[str, Prediction]:
+def predictions(shows: Mapping[str, Shown]) -> dict[str, Prediction]:
     """Return what the model says, by attribute."""
     return {
         name: Prediction(value=shown.value, score=_rounded(shown.score), applies=shown.applies)
@@ -124,11 +131,16 @@ def predictions(shows: dict[str, Shown]) -> dict[str, Prediction]:
     }
 
 
-def search_answer(loaded: Loaded, key: str | None, shows: dict[str, Shown], found: Answer) -> SearchAnswer:
+def search_answer(loaded: Loaded, query: Query, found: Answer) -> SearchAnswer:
     """Return what was found as a body."""
+    row = query.row
     return SearchAnswer(
         snapshot=loaded.id,
-        query=QueryPicture(key=key, predicted=predictions(shows)),
+        query=QueryPicture(
+            key=row["key"] if row else None,
+            predicted=predictions(query.shows),
+            columns=loaded.columns_of(row) if row else None,
+        ),
         num_left_out=found.num_left_out,
         results=[
             Result(
@@ -150,7 +162,12 @@ def products_answer(loaded: Loaded, rows: list[dict[str, Any]], total: int) -> P
         snapshot=loaded.id,
         total=total,
         products=[
-            Product(key=row["key"], columns=loaded.columns_of(row), picture=picture_address(row["key"]))
+            Product(
+                key=row["key"],
+                predicted=predictions(loaded.searcher.shown_on(row)),
+                columns=loaded.columns_of(row),
+                picture=picture_address(row["key"]),
+            )
             for row in rows
         ],
     )

@@ -1,5 +1,6 @@
 """One snapshot, loaded for a service: whatever an answer needs is open before the first request meets it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,7 +63,7 @@ class Loaded:
         """That can be asked about."""
         return self.searcher.attributes
 
-    def columns_of(self, row: dict[str, Any]) -> dict[str, Any]:
+    def columns_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the shop's own columns of a catalog row, as an answer shows them."""
         return {name: _cell(row.get(name)) for name in self.searcher.products.own_columns}
 
@@ -81,6 +82,7 @@ def _describe(searcher: Searcher) -> dict[str, Any]:
             described |= {"min": column.min, "max": column.max}
         else:
             described["values"] = [_cell(value) for value in column.values]
+            described["num_values"] = column.num_values
         columns.append(described)
     return {"attributes": attributes, "columns": columns}
 

@@ -6,7 +6,7 @@ Whatever computes or reads runs in threads: the event loop of a replica only pas
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -87,8 +87,7 @@ class Service:
 
     async def products(self, loaded: Loaded, text: str, limit: int, offset: int) -> answers.Products:
         """Return a page of the catalog."""
-        found = await self._run(loaded.searcher.products.page, text, limit, offset)
-        return answers.products_answer(loaded, *found)
+        return await self._run(_page, loaded, text, limit, offset)
 
     async def row(self, loaded: Loaded, key: str) -> dict[str, Any]:
         """Return a product's row of the catalog.
@@ -172,14 +171,14 @@ class Service:
         question = self._question(loaded, asked)
         query = query_of_product(loaded.searcher, row, list(question.weights))
         same = self._same_product(loaded, row) if asked.exclude_same_product else frozenset()
-        return _answer(loaded, key, query, question, same)
+        return _answer(loaded, query, question, same)
 
     def _search_seen(
         self, loaded: Loaded, seen: Seen, encoded: bytes, asked: Asked, question: Question
     ) -> answers.SearchAnswer:
         query = query_of_vectors(loaded.searcher, seen.vectors)
         same = frozenset([bytes_sha256(encoded)]) if asked.exclude_same_product else frozenset[str]()
-        return _answer(loaded, None, query, question, same)
+        return _answer(loaded, query, question, same)
 
     def _same_product(self, loaded: Loaded, row: Mapping[str, Any]) -> frozenset[str]:
         """Return the sha256 of the pictures of a product."""
@@ -193,17 +192,13 @@ class Service:
         return await loop.run_in_executor(self._workers, partial(function, *args, **kwargs))
 
 
-def _answer(
-    loaded: Loaded, key: str | None, query: Query, question: Question, same: frozenset[str]
-) -> answers.SearchAnswer:
-    asked = Question(
-        weights=question.weights,
-        k=question.k,
-        include_absent=question.include_absent,
-        filters=question.filters,
-        exclude=same,
-    )
-    return answers.search_answer(loaded, key, dict(query.shows), ask(loaded.searcher, query, asked))
+def _answer(loaded: Loaded, query: Query, question: Question, same: frozenset[str]) -> answers.SearchAnswer:
+    found = ask(loaded.searcher, query, replace(question, exclude=same))
+    return answers.search_answer(loaded, query, found)
+
+
+def _page(loaded: Loaded, text: str, limit: int, offset: int) -> answers.Products:
+    return answers.products_answer(loaded, *loaded.searcher.products.page(text, limit, offset))
 
 
 def _row_of(loaded: Loaded, key: str) -> dict[str, Any]:
