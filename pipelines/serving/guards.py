@@ -6,7 +6,7 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.serving.refusals import Refusal, answer_of
+from pipelines.serving.refusals import Interrupted, Refusal, answer_of
 
 FORM_BYTES = 256 << 10
 """What a form may hold beside its picture."""
@@ -45,28 +45,17 @@ class BodyLimit:
         if said.isdecimal() and int(said) > bound:
             await answer_of(self._refusal(f"{said} bytes"), {"Connection": "close"})(scope, receive, send)
             return
-        num_bytes, has_begun = 0, False
+        num_bytes = 0
 
         async def counting() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > bound:
-                raise _TooLong
+                raise Interrupted(self._refusal(f"more than {bound} bytes"))
             return message
 
-        async def noting(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, counting, noting)
-        except _TooLong:
-            if has_begun:
-                raise
-            refusal = self._refusal(f"more than {bound} bytes")
-            await answer_of(refusal, {"Connection": "close"})(scope, receive, send)
+        await self._app(scope, counting, send)
 
     def _refusal(self, found: str) -> Refusal:
         return Refusal(
@@ -77,10 +66,6 @@ class BodyLimit:
             found=found,
             do="Send a smaller copy: the network looks at a few hundred pixels.",
         )
-
-
-class _TooLong(Exception):
-    """More bytes came than are taken."""
 
 
 class Token:

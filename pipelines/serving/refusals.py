@@ -79,6 +79,15 @@ class Refusal(Exception):
         )
 
 
+class Interrupted(HTTPException):
+    """A refusal while a form is read, where the framework takes every other error for a form that is none."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        """Carry a refusal."""
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
 def _cut(text: str) -> str:
     """Return a text that fits an answer: not endless, and without half a surrogate pair."""
     whole = text.encode("utf-8", "replace").decode()
@@ -116,12 +125,17 @@ def refusal_of_picture(error: BadSample, where: str = "picture") -> Refusal:
 def install(app: FastAPI) -> None:
     """Let an app answer whatever goes wrong in the one shape."""
     app.exception_handler(Refusal)(_refused)
+    app.exception_handler(Interrupted)(_interrupted)
     app.exception_handler(InvalidInput)(_invalid)
     app.exception_handler(RequestValidationError)(_unreadable)
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(AgmanError)(_ours)
     app.exception_handler(OSError)(_ours)
     app.exception_handler(Exception)(_crashed)
+
+
+async def _interrupted(_: Request, error: Interrupted) -> JSONResponse:
+    return answer_of(error.refusal, {"Connection": "close"})
 
 
 async def _refused(_: Request, refusal: Refusal) -> JSONResponse:
