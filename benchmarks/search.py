@@ -45,7 +45,7 @@ from pipelines.telemetry import quiet
 K = 10
 READ_BYTES = 1 << 29
 MAPPED = faiss.IO_FLAG_MMAP_IFC
-OPENED: dict[str, dict[str, bool]] = {
+OPENED: dict[str, dict[str, Any]] = {
     "mapped": {},
     "compared": {"verify": True},
     "whole": {"verify": True, "mapped": False},

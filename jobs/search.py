@@ -18,11 +18,12 @@ from rich.table import Table
 from agman.errors import InvalidInput
 from jobs.command_line import read_config
 from pipelines import telemetry
+from pipelines.asking import Question, ask, parse_weights, query_of_product, query_of_vectors
 from pipelines.lake import Lake
 from pipelines.morning import described, is_relevant, predicted, shown_values
 from pipelines.parts import Shown
 from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
-from pipelines.search import Hit, Searcher, attributes_had, open_searcher
+from pipelines.search import Hit, Searcher, open_searcher
 from pipelines.telemetry import escaped
 
 PICTURE_PIXELS = 160
@@ -62,43 +63,35 @@ def main() -> None:
 def answer(config: SearchConfig, run: telemetry.Run) -> list[Hit]:
     """Search, print the table and draw the grid."""
     with open_searcher(Lake(config.lake), config.snapshot or None, verify=config.verify) as searcher:
-        weights = searcher.check_weights(parse_weights(config.attribute, searcher.attributes))
+        if not config.attribute:
+            known = ", ".join(searcher.attributes)
+            raise InvalidInput(f"--attribute: expected one or more of {known}, found none")
+        weights = searcher.check_weights(parse_weights(config.attribute, "--attribute"))
         encoded, row = _query(config, searcher)
-        query = searcher.embedding_of(config.key) if row else searcher.embed_image(encoded)
-        shows = searcher.shown_on(row) if row else searcher.shown_by(query)
-        having = () if config.include_absent else attributes_had(shows, weights)
-        hits = searcher.search(
-            query, weights, config.k, exclude=row["sha256"] if row else None, having=having
+        query = (
+            query_of_product(searcher, row, list(weights))
+            if row
+            else query_of_vectors(searcher, searcher.embed_image(encoded))
         )
-        _tell_query(run, shows, weights)
+        question = Question(
+            weights=weights,
+            k=config.k,
+            include_absent=config.include_absent,
+            exclude=[row["sha256"]] if row else (),
+        )
+        found = ask(searcher, query, question)
+        hits = found.hits
+        _tell_query(run, query.shows, weights)
         run.show(_table(hits, list(weights), config))
-        if hidden := searcher.count_hidden(having):
+        if found.num_left_out:
             run.say(
-                f"{hidden} products that the model says lack {' or '.join(having)} are left out; "
-                "--include-absent brings them back"
+                f"{found.num_left_out} products that the model says lack {' or '.join(found.having)} are "
+                "left out; --include-absent brings them back"
             )
         if config.grid:
             _draw(searcher, config, encoded, row, hits, list(weights))
             run.say(f"pictures: {config.grid}")
         return hits
-
-
-def parse_weights(attributes: tuple[str, ...], known: tuple[str, ...]) -> dict[str, float]:
-    """Read `name` and `name=weight`.
-
-    Raises:
-        InvalidInput: if none is given or a weight is not a number.
-    """
-    if not attributes:
-        raise InvalidInput(f"--attribute: expected one or more of {', '.join(known)}, found none")
-    weights = {}
-    for text in attributes:
-        name, _, weight = text.partition("=")
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            raise InvalidInput(f"--attribute {text}: expected NAME=NUMBER, found {weight!r}") from None
-    return weights
 
 
 def _query(config: SearchConfig, searcher: Searcher) -> tuple[bytes, dict[str, Any]]:

@@ -112,7 +112,7 @@ def _example(
     query = {attribute: embedded.embedding[0, index].numpy()}
     shows = searcher.shown_on(row)
     having = attributes_had(shows, [attribute])
-    hits = searcher.search(query, {attribute: 1.0}, EXAMPLE_HITS, exclude=row["sha256"], having=having)
+    hits = searcher.search(query, {attribute: 1.0}, EXAMPLE_HITS, exclude=[row["sha256"]], having=having)
     picture = square_thumbnail(encoded, PICTURE_PIXELS)
     return SearchExample(
         attribute=attribute,

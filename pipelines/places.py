@@ -8,6 +8,7 @@ catalog tells every place.
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,15 @@ class Places:
         found[self._positions[is_product[self._products]]] = True
         return found
 
-    def count_products(self, is_position: NDArray[np.bool_]) -> int:
-        """Return how many products some index rows are."""
-        return int(is_position[self._positions].sum())
+    def count_products(self, is_position: NDArray[np.bool_], among: NDArray[np.bool_] | None = None) -> int:
+        """Return how many products some index rows are.
+
+        Args:
+            is_position: by index row.
+            among: by catalog row, the products that are counted; None: all.
+        """
+        counted = is_position[self._positions]
+        return int((counted if among is None else counted & among[self._products]).sum())
 
     def _positions_of(self, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -> Rows:
         """Return the index row of each catalog row, -1 where its part is in no group."""
@@ -99,6 +106,7 @@ class CatalogRows:
         self.num_rows = sum(sizes)
         self._starts = np.cumsum([0, *sizes])
         self._decoded: OrderedDict[int, pa.Table] = OrderedDict()
+        self._lock = Lock()  # a reader of Parquet is no two threads' at a time
 
     def close(self) -> None:
         """Close the file."""
@@ -109,7 +117,9 @@ class CatalogRows:
         rows = []
         for number in numbers:
             group = int(np.searchsorted(self._starts, number, side="right")) - 1
-            row = self._group(group).slice(number - int(self._starts[group]), 1)
+            with self._lock:
+                decoded = self._group(group)
+            row = decoded.slice(number - int(self._starts[group]), 1)
             rows += row.to_pylist(maps_as_pydicts="strict")
         return rows
 

@@ -1,37 +1,31 @@
 """Search a published snapshot: pictures that look alike in one attribute, or in several with weights.
 
-Where the model says which attributes a picture has (`parts.Shown`), a search under an attribute that the
-query has leaves out pictures that it says not to have it: like this neckline, but no trousers. The catalog's
-own labels know better: a product that they give the attribute is never left out.
+Who may answer is settled by `admission.py`. Once `warm`, a searcher answers several threads at a time.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from agman.checkpoint import load_model
-from agman.embedder import Embedder
-from agman.errors import BadSample, InvalidInput
-from agman.prototypes import INVISIBLE
+from agman.errors import InvalidInput
 from agman.taxonomy import position_in
-from agman.transforms import normalise, read_pixels
+from pipelines.admission import Admission, Admitted
+from pipelines.filters import Filters
 from pipelines.index import read_ids
 from pipelines.lake import Lake
-from pipelines.models import fetch_model
 from pipelines.parts import Shown, read_embeddings
 from pipelines.places import CatalogRows, Places
-from pipelines.retrieval import AttributeIndex, Live, SearchThreads, live_rows, nearest_of_all
-from pipelines.shards.read import read_picture
+from pipelines.products import Products
+from pipelines.query_model import QueryModel
+from pipelines.retrieval import AttributeIndex, SearchThreads, nearest_of_all
+from pipelines.shards.read import PictureReader
 from pipelines.storage.snapshots import Group, Manifest, current_manifest, read_manifest
-from pipelines.values import said_of
 from pipelines.verified import Verified
 
 MIN_CANDIDATES = 200  # candidates taken per attribute before the weighted sum ranks them exactly
@@ -64,14 +58,6 @@ class _Scored:
     scores: dict[str, float]
 
 
-class _Admitted(NamedTuple):
-    """What may answer a search."""
-
-    live: Live
-    num_hidden: int
-    """Products left out for lack of an attribute."""
-
-
 def open_searcher(lake: Lake, snapshot: str | None = None, *, verify: bool = False) -> "Searcher":
     """Open the published snapshot, or the one named.
 
@@ -98,6 +84,7 @@ class Searcher:
         verify: bool = False,
         mapped: bool = True,
         num_threads: int = 0,
+        model: QueryModel | None = None,
     ) -> None:
         """Open the catalog; indexes and the model are loaded when they are first needed.
 
@@ -107,6 +94,7 @@ class Searcher:
             verify: compare every file with its digest, also those that this machine compared before.
             mapped: map the index files of a local lake; False reads them whole into this process.
             num_threads: that a search may take; 0: as many as this process may use cores.
+            model: the snapshot's, where it is loaded already.
         """
         self.lake = lake
         self.manifest = manifest
@@ -114,25 +102,20 @@ class Searcher:
         self._mapped = mapped
         self._stack = ExitStack()
         catalog = self._stack.enter_context(self._verified.checked(self.manifest.files["catalog.parquet"]))
-        self._db = duckdb.connect()
-        quoted = str(catalog).replace("'", "''")
-        self._db.execute(
-            f"""create view numbered as
-            select * from read_parquet('{quoted}', hive_partitioning=false, file_row_number=true);
-            create view catalog as select * exclude (file_row_number) from numbered"""
-        )
+        self.products = Products(catalog, manifest.id)
         self._catalog = CatalogRows(catalog)
         self._threads = SearchThreads(num_threads)
         self._indexes: dict[str, AttributeIndex] = {}
         self._shows: dict[str, pa.Table] = {}
-        self._admitted: dict[frozenset[str], _Admitted] = {}
+        self._given_model = model
+        self._pictures = PictureReader(lake)
 
     def close(self) -> None:
         """Drop temporary copies."""
         self._verified.save()
         self._threads.close()
         self._catalog.close()
-        self._db.close()
+        self.products.close()
         self._stack.close()
 
     def __enter__(self) -> "Searcher":
@@ -163,22 +146,31 @@ class Searcher:
             )
         return {name: weight / total for name, weight in weights.items()}
 
+    @property
+    def num_products(self) -> int:
+        """Rows of the catalog."""
+        return int(self._catalog.num_rows)
+
+    def warm(self) -> None:
+        """Open all that a search may need, so that no first one waits, and no two threads open the same."""
+        for attribute in self.attributes:
+            self._index(attribute)
+        for group in self.manifest.groups:
+            self._shows_of(group)
+        self._admit(frozenset())
+        if self.manifest.groups:
+            self._catalog.read([0])
+
     def embed_image(self, encoded: bytes) -> dict[str, np.ndarray]:
         """Embed a picture with the snapshot's model; returns [D] by attribute.
 
         Raises:
             InvalidInput: if it is no usable picture.
         """
-        try:
-            pixels = read_pixels(encoded, self._model[1].preprocess)
-        except BadSample as error:
-            raise InvalidInput(f"query picture: {error}") from error
-        embedder, loaded = self._model
-        vectors = embedder.embed(normalise(pixels[None], loaded.preprocess))[0].numpy()
-        return dict(zip(loaded.taxonomy.names, vectors, strict=True))
+        return self.model.embed(encoded)
 
     def embedding_of(self, key: str) -> dict[str, np.ndarray]:
-        """Return the stored embeddings of a product, [D] by attribute.
+        """Return the embeddings of a product from their Parquet files, [D] by attribute.
 
         Raises:
             InvalidInput: if the snapshot has no such key.
@@ -191,20 +183,23 @@ class Searcher:
                 vectors[attribute] = read_embeddings(path)[1][row["row"]]
         return vectors
 
+    def vectors_of(self, row: Mapping[str, Any], attributes: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return a catalog row's embeddings as the index holds them, [D] by attribute: without loss."""
+        position = np.array([self._places.position(row["part"], row["row"])], np.int64)
+        return {name: self._index(name).vectors(position)[0] for name in attributes}
+
     def shown_on(self, row: Mapping[str, Any]) -> dict[str, Shown]:
         """Return what the model says that a catalog row's picture shows, by attribute."""
         return self._shown_at(self._places.position(row["part"], row["row"]))
 
     def shown_by(self, query: Mapping[str, np.ndarray]) -> dict[str, Shown]:
         """Return what the snapshot's model says of a picture that `embed_image` embedded."""
-        loaded = self._model[1]
-        stacked = np.stack([query[name] for name in loaded.taxonomy.names])
-        rows = said_of(loaded, stacked[None])
-        return self._shown({name: table.to_pylist()[0] for name, table in rows.items()})
+        said = self.model.shown_by(query)
+        return {name: said.get(name, Shown()) for name in self.attributes}
 
-    def count_hidden(self, having: Iterable[str]) -> int:
+    def count_hidden(self, having: Iterable[str], filters: Filters = ()) -> int:
         """Return how many products a search with `having` leaves out for lack of an attribute."""
-        return self._admit(frozenset(having)).num_hidden
+        return self._admit(frozenset(having), filters).num_hidden
 
     def _shown_at(self, position: int) -> dict[str, Shown]:
         number = int(np.searchsorted(self._places.starts, position, side="right")) - 1
@@ -221,16 +216,7 @@ class Searcher:
         Raises:
             InvalidInput: if the snapshot has no such key.
         """
-        rows = self._rows("select * from catalog where key = ?", [key])
-        if not rows:
-            near = self._rows(
-                "select key from catalog order by jaro_winkler_similarity(key, ?) desc limit 3", [key]
-            )
-            close = ", ".join(str(row["key"]) for row in near)
-            raise InvalidInput(
-                f"key {key!r}: not in snapshot {self.manifest.id}; the nearest keys are {close}"
-            )
-        return rows[0]
+        return self.products.row_of(key)
 
     def example_rows(self, attribute: str, count: int) -> list[dict[str, Any]]:
         """Return products to show a search with: held-out and labelled with the attribute where any is.
@@ -238,23 +224,20 @@ class Searcher:
         Where the manifest's groups are some of the snapshot's alone, only products of theirs.
         """
         parts = [name for group in self.manifest.groups for name in group.parts]
-        return self._rows(
-            """select * from catalog where list_contains(?, part)
-            order by labels[?] is null, role <> 'query', md5(key || ?), key limit ?""",
-            [parts, attribute, attribute, count],
-        )
+        return self.products.examples(attribute, count, parts)
 
     def picture_of(self, row: Mapping[str, Any]) -> bytes:
         """Return the picture of a catalog row, from its tar."""
-        return read_picture(self.lake, self.manifest.shards[row["shard"]], row["sha256"])
+        return self._pictures.read(self.manifest.shards[row["shard"]], row["sha256"])
 
     def search(
         self,
         query: Mapping[str, np.ndarray],
         weights: Mapping[str, float],
         k: int,
-        exclude: str | None = None,
+        exclude: Collection[str] = (),
         having: Iterable[str] = (),
+        filters: Filters = (),
     ) -> list[Hit]:
         """Return the k products nearest to a query.
 
@@ -262,26 +245,29 @@ class Searcher:
             query: [D] unit vector by attribute; at least those of `weights`.
             weights: by attribute, as `check_weights` gives them.
             k: number of products.
-            exclude: sha256 of a picture to leave out, such as the query's own.
+            exclude: sha256 of pictures to leave out, such as the query's own.
             having: attributes; pictures that the model says not to have one of them are left out, but for
                 those whose labels in the catalog carry it.
+            filters: on the catalog's own columns, as `products.filters_of` gives them.
 
         Returns:
             At most k hits, best first; products that share a picture share its score.
         """
         if k < 1:
             raise InvalidInput(f"k: expected at least 1, found {k}")
-        live = self._admit(frozenset(having)).live
+        admitted = self._admit(frozenset(having), filters)
+        live, wanted = admitted.live, k + len(exclude)
         if len(weights) > 1:
             found = [
-                self._index(name).search(query[name], max(MIN_CANDIDATES, 4 * k), live)[0] for name in weights
+                self._index(name).search(query[name], max(MIN_CANDIDATES, 4 * wanted), live)[0]
+                for name in weights
             ]
             rows = np.unique(np.concatenate(found))
         else:
             (name,) = weights
-            # One more, for the query's own picture.
-            rows = np.sort(nearest_of_all(*self._index(name).search(query[name], k + 1, live), k + 1))
-        return self._hits(self._scored(rows, query, weights, k + 1), k, exclude) if len(rows) else []
+            rows = np.sort(nearest_of_all(*self._index(name).search(query[name], wanted, live), wanted))
+        scored = self._scored(rows, query, weights, wanted) if len(rows) else []
+        return self._hits(scored, k, exclude, admitted)
 
     def _scored(
         self, rows: np.ndarray, query: Mapping[str, np.ndarray], weights: Mapping[str, float], wanted: int
@@ -295,12 +281,14 @@ class Searcher:
             for i in best
         ]
 
-    def _hits(self, scored: Iterable[_Scored], k: int, exclude: str | None) -> list[Hit]:
+    def _hits(
+        self, scored: Iterable[_Scored], k: int, exclude: Collection[str], admitted: Admitted
+    ) -> list[Hit]:
         """Return the best k products of scored pictures."""
         ranked = []
         for item in scored:
-            rows = self._catalog.read(self._places.products(item.position))
-            ranked += [(item, row) for row in rows if row["sha256"] != exclude]
+            products = [each for each in self._places.products(item.position) if admitted.passes(each)]
+            ranked += [(item, row) for row in self._catalog.read(products) if row["sha256"] not in exclude]
         ranked.sort(key=lambda each: (-each[0].score, each[1]["sha256"], each[1]["key"]))
         return [
             Hit(
@@ -315,31 +303,12 @@ class Searcher:
             for rank, (item, row) in enumerate(ranked[:k], start=1)
         ]
 
-    def _admit(self, having: frozenset[str]) -> _Admitted:
-        """Return the index rows that the catalog still places here, less those that lack an attribute."""
-        if having not in self._admitted:
-            places = self._places
-            hidden = np.zeros(places.num_rows, bool)
-            for attribute in having:
-                hidden |= self._lacking(attribute)
-            live = live_rows(places.alive & ~hidden, places.starts)
-            self._admitted[having] = _Admitted(live, places.count_products(hidden))
-        return self._admitted[having]
+    def _admit(self, having: frozenset[str], filters: Filters = ()) -> Admitted:
+        return self._admission.admit(self.products.cursor(), having, filters)
 
-    def _lacking(self, attribute: str) -> np.ndarray:
-        """Return, by index row, what the model says to lack an attribute, and no label gives it."""
-        said = [_says_lacking(self.lake, group, attribute) for group in self.manifest.groups]
-        lacking = np.concatenate([np.zeros(0, bool), *said])
-        if not lacking.any():
-            return lacking
-        labelled = self._db.execute(
-            """select file_row_number from numbered
-            where coalesce(len(labels[$name]) > 0 and labels[$name] <> [$absent], false)""",
-            {"name": attribute, "absent": INVISIBLE},
-        ).fetchnumpy()
-        is_labelled = np.zeros(self._catalog.num_rows, bool)
-        is_labelled[np.asarray(labelled["file_row_number"], np.int64)] = True
-        return lacking & ~self._places.positions_of(is_labelled)
+    @cached_property
+    def _admission(self) -> Admission:
+        return Admission(self.lake, self.manifest, self._places, self._catalog.num_rows)
 
     @cached_property
     def _places(self) -> Places:
@@ -358,27 +327,12 @@ class Searcher:
             self._verified.save()
         return self._indexes[attribute]
 
-    def _rows(self, query: str, parameters: list[Any]) -> list[dict[str, Any]]:
-        found: pa.Table = self._db.sql(query, params=parameters).to_arrow_table()
-        rows: list[dict[str, Any]] = found.to_pylist(maps_as_pydicts="strict")
-        return rows
-
     @cached_property
-    def _model(self) -> tuple[Embedder, Any]:
-        with fetch_model(self.lake, self.manifest.model) as folder:
-            loaded = load_model(folder)
-        return Embedder(loaded.model), loaded
+    def model(self) -> QueryModel:
+        """The snapshot's model."""
+        return self._given_model or QueryModel.open(self.lake, self.manifest.model)
 
 
 def attributes_had(shows: Mapping[str, Shown], attributes: Iterable[str]) -> list[str]:
     """Return those of the attributes that a picture has as far as the model can tell: it names a value."""
     return [name for name in attributes if shows[name].value is not None]
-
-
-def _says_lacking(lake: Lake, group: Group, attribute: str) -> np.ndarray:
-    """Return, by row of a group, whether the model says that it lacks an attribute."""
-    applies = read_ids(lake, group, [f"shows.{attribute}.applies"])
-    if "shows" not in applies.column_names:  # written before there were values
-        return np.zeros(group.num_rows, bool)
-    said = pc.struct_field(applies["shows"], [attribute, "applies"])
-    return np.asarray(pc.fill_null(pc.invert(said), False))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipelines.storage.ranges import open_ranges
 
 PACKED = "packed_sha256"
 """Column of an index: digest of the bytes in the tar where they are not the picture's own."""
+KEPT_PLACES = 200_000
+"""Pictures whose places a `PictureReader` keeps: some 0.3 KB each."""
 _NOT_PICTURES = frozenset({"json"})
 
 
@@ -60,10 +63,29 @@ def read_pictures(
 
 def read_picture(lake: Lake, files: Sequence[FileEntry], digest: str) -> bytes:
     """Return one picture by a ranged read of the tar; `files` and errors as in `read_pictures`."""
-    tar, index = files
-    place = _checked_places(lake, index, [digest])[digest]
-    encoded = lake.store.read_range(tar.name, place.offset, place.num_bytes)
-    return checked_picture(lake, tar.name, encoded, place.sha256)
+    return PictureReader(lake).read(files, digest)
+
+
+class PictureReader:
+    """Reads single pictures of a lake again and again: what was read of a shard's index is kept."""
+
+    def __init__(self, lake: Lake) -> None:
+        """Begin with no index read."""
+        self._lake = lake
+        self._places: OrderedDict[str, dict[str, _Place]] = OrderedDict()
+
+    def read(self, files: Sequence[FileEntry], digest: str) -> bytes:
+        """Return one picture by a ranged read of the tar; `files` and errors as in `read_pictures`."""
+        tar, index = files
+        places = self._places.get(index.sha256)
+        if places is None or digest not in places:
+            places = _checked_places(self._lake, index, [digest], every=True)
+            self._places[index.sha256] = places
+        while len(self._places) > 1 and sum(map(len, list(self._places.values()))) > KEPT_PLACES:
+            self._places.popitem(last=False)
+        place = places[digest]
+        encoded = self._lake.store.read_range(tar.name, place.offset, place.num_bytes)
+        return checked_picture(self._lake, tar.name, encoded, place.sha256)
 
 
 def rescue_picture(lake: Lake, dataset: str, shard: str, digest: str) -> bytes | None:
@@ -85,9 +107,12 @@ def rescue_picture(lake: Lake, dataset: str, shard: str, digest: str) -> bytes |
         return None
 
 
-def _checked_places(lake: Lake, index: FileEntry, digests: Sequence[str]) -> dict[str, "_Place"]:
+def _checked_places(
+    lake: Lake, index: FileEntry, digests: Sequence[str], *, every: bool = False
+) -> dict[str, "_Place"]:
+    """Return where the wanted pictures are, or with `every` all of the shard's, the wanted among them."""
     with lake.checked(index) as path:
-        places = _places(pq.read_table(path), set(digests))
+        places = _places(pq.read_table(path), None if every else set(digests))
     for digest in digests:
         if digest not in places:
             raise CorruptShard(f"{lake.url}/{index.name}: has no picture {digest[:12]}…", index.name)
@@ -157,7 +182,7 @@ class _Place:
     sha256: str
 
 
-def _places(index: Any, wanted: Collection[str]) -> dict[str, _Place]:
+def _places(index: Any, wanted: Collection[str] | None) -> dict[str, _Place]:
     packed = pc.and_(pc.equal(index["status"], "ok"), pc.is_valid(index["member"]))
     good = index.filter(packed)
     own = good["sha256"]
@@ -165,4 +190,8 @@ def _places(index: Any, wanted: Collection[str]) -> dict[str, _Place]:
     stored = pc.coalesce(good[PACKED], own) if PACKED in good.column_names else own
     columns = (own, good["offset"], good["num_bytes"], stored)
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
-    return {digest: _Place(offset, size, sha256) for digest, offset, size, sha256 in rows if digest in wanted}
+    return {
+        digest: _Place(offset, size, sha256)
+        for digest, offset, size, sha256 in rows
+        if wanted is None or digest in wanted
+    }

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy
 from inline_ray import inline_ray
+from served_shop import ServedShop, served_shop
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +35,13 @@ def within_process() -> Iterator[None]:
     """Ray's tasks and actors run at once in this process: for tests of nights, not of Ray."""
     with inline_ray():
         yield
+
+
+@pytest.fixture(scope="session")
+def served_catalog(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[ServedShop]:
+    """A shop that `jobs/serve.py` serves, of a Ray of its own."""
+    with served_shop(tmp_path_factory.mktemp("served"), tiny_model) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,7 @@ def test_more_is_asked_than_there_is(filled: Any, searcher: Searcher) -> None:
 
 def test_the_query_can_be_left_out(filled: Any, searcher: Searcher) -> None:
     digest, vectors = next(iter(filled.vectors.items()))
-    hits = searcher.search(query_of(vectors), {"collar_design": 1.0}, 5, exclude=digest)
+    hits = searcher.search(query_of(vectors), {"collar_design": 1.0}, 5, exclude=[digest])
     assert len(hits) == 5
     assert digest not in {hit.sha256 for hit in hits}
 
