@@ -100,6 +100,7 @@ def check_layout(lake: Lake, manifest: Manifest) -> None:
         "ids": rf"indexes/{model}/ids/[0-9a-f]{{16}}\.parquet",
         "snapshot": rf"{folder}/((catalog|quarantine)\.parquet|(manifest|report)\.json|report.html)",
         "receipt": r"receipts/(shards/catalog|(embeddings|indexes)/[0-9a-f]{16})/[0-9a-f]{16}\.json",
+        "views": r"views\.sql",
         "pointer": r"CURRENT\.json",
     }
     found = Counter(
@@ -108,7 +109,7 @@ def check_layout(lake: Lake, manifest: Manifest) -> None:
     )
     assert found == {
         "tar": 4, "index of a tar": 4, "model": 2, "part": 32, "faiss": 8, "ids": 1, "snapshot": 5,
-        "receipt": 9, "pointer": 1,
+        "receipt": 9, "views": 1, "pointer": 1,
     }  # fmt: skip
 
 
