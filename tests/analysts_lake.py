@@ -196,7 +196,8 @@ def _manifest(
     }
     stored = to_json(parent.to_json()) if parent else b""
     return Manifest(
-        id=snapshot, parent=parent.id if parent else None, parent_sha256=bytes_sha256(stored) if parent else "",
+        id=snapshot, parent=parent.id if parent else None,
+        parent_sha256=bytes_sha256(stored) if parent else "",
         night=parent.night + 1 if parent else 1, created=NIGHTS.get(snapshot, "2024-01-25T02:00:00Z"),
         dataset="shop", source="feed.parquet", model=MODEL, attributes=ATTRIBUTES, taxonomy_digest="",
         config={}, config_digest="", versions={}, gates=[],
@@ -267,9 +268,7 @@ def _merge(found: Analysed, parts: list[Part], places: dict[str, tuple[str, int]
     for part in parts:
         rows = sorted((row, digest) for digest, (name, row) in places.items() if name == part.name)
         kept = [(row, digest) for row, digest in rows if digest in live]
-        sources.append(
-            LiveRows(part, tuple(row for row, _ in kept), tuple(digest for _, digest in kept))
-        )
+        sources.append(LiveRows(part, tuple(row for row, _ in kept), tuple(digest for _, digest in kept)))
     (unit,) = plan_merges(MODEL, sources, 1000)
     made = merge_parts(found.lake, unit)
     places |= {digest: (unit.name, row) for row, digest in enumerate(made.detail["pictures"])}
