@@ -5,7 +5,9 @@ deletes a product, changes a picture and merges the parts of the first two. Anot
 same names, rows that are no longer live and a refused night lie in the same folders.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ NIGHTS = {
     "night-2": "2024-01-16T02:00:00Z",
     "night-3": "2024-01-24T02:00:00Z",
 }
+NEW, OLD = "night-3", "night-2"
 WEEKS = {"night-2": "2024-01-15", "night-3": "2024-01-22"}  # their Mondays
 QUARANTINE = pa.schema(
     [(name, pa.string()) for name in ("key", "uri", "token", "stage", "kind", "message", "sha256")]
@@ -55,7 +58,7 @@ class Product:
     picture: str
     brand: str
     price: float
-    role: str = "train"
+    listed: str = "2024-02-29"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,25 @@ class Analysed:
         """Return a product's vector, [DIM] float64."""
         vectors = self.pictures[self.catalogs[snapshot][key].picture].vectors
         return vectors[ATTRIBUTES.index(attribute)].astype(np.float64)
+
+
+def said(analysed: Analysed, snapshot: str = NEW) -> Iterator[tuple[str, str, Any]]:
+    """Yield (key, attribute, what the model says) of a snapshot."""
+    for key, attribute in itertools.product(analysed.catalogs[snapshot], ATTRIBUTES):
+        yield key, attribute, analysed.shown(snapshot, key, attribute)
+
+
+def shares(named: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[int, float]]:
+    """Return (count, share among those that differ in the last alone) of tuples."""
+    counts = Counter(named)
+    totals = Counter()
+    for named_as, count in counts.items():
+        totals[named_as[:-1]] += count
+    return {each: (count, count / totals[each[:-1]]) for each, count in counts.items()}
+
+
+def first_night(analysed: Analysed, key: str) -> str:
+    return next(name for name in NIGHTS if key in analysed.catalogs[name])
 
 
 def make(lake: Lake, folder: Path) -> Analysed:
@@ -132,7 +154,7 @@ def _catalogs() -> dict[str, dict[str, Product]]:
     first["sku-trousers"] = Product("trousers", "Como", 50)
     second = first | {
         "sku-8": Product("picture-8", "Bari", 18),
-        "sku-copy": Product("copy", "Como", 9),  # of sku-1, Bari's
+        "sku-copy": Product("copy", "Como", 9, listed="2024-03-05"),  # of sku-1, Bari's
         "sku-1-again": Product("picture-1", "Arno", 11),
         "sku-blurred": Product("blurred", "Arno", 1),
     }
@@ -235,9 +257,9 @@ def _catalog(
         labels = {"neckline_design": ["v"]} if product.picture == "picture-0" else {}
         rows.append(
             {
-                "key": key, "uri": f"{key}.jpg", "token": digest, "role": product.role,
+                "key": key, "uri": f"{key}.jpg", "token": digest, "role": "train",
                 "labels": list(labels.items()), "sha256": digest, "shard": "shard", "part": part, "row": row,
-                "brand": product.brand, "price": product.price,
+                "brand": product.brand, "price": product.price, "listed": product.listed,
             }
         )  # fmt: skip
     texts = ("key", "uri", "token", "role")
@@ -246,6 +268,7 @@ def _catalog(
         ("labels", pa.map_(pa.string(), pa.list_(pa.string()))),
         *((name, pa.string()) for name in ("sha256", "shard", "part")),
         *(("row", pa.int32()), ("brand", pa.string()), ("price", pa.float64())),
+        ("listed", pa.string()),
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
 

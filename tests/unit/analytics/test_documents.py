@@ -2,7 +2,6 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
-from analysts_lake import ATTRIBUTES, NIGHTS, WEEKS, Analysed
+from analysts_lake import ATTRIBUTES, NEW, NIGHTS, OLD, WEEKS, Analysed, first_night, said, shares
 from documents import Block, blocks, run_sql
 
-NEW, OLD = "night-3", "night-2"
 NECKLINE = "neckline_design"
 KEY = "sku-1"
 Rows = list[dict[str, Any]]
@@ -65,21 +63,6 @@ def test_every_block_is_asked_below(answers: dict[Block, pl.DataFrame]) -> None:
     assert here == known
 
 
-def said(analysed: Analysed, snapshot: str = NEW) -> Iterator[tuple[str, str, Any]]:
-    """Yield (key, attribute, what the model says) of a snapshot."""
-    for key, attribute in itertools.product(analysed.catalogs[snapshot], ATTRIBUTES):
-        yield key, attribute, analysed.shown(snapshot, key, attribute)
-
-
-def shares(named: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[int, float]]:
-    """Return (count, share among those that differ in the last alone) of tuples."""
-    counts = Counter(named)
-    totals = Counter()
-    for named_as, count in counts.items():
-        totals[named_as[:-1]] += count
-    return {each: (count, count / totals[each[:-1]]) for each, count in counts.items()}
-
-
 def test_the_first_look(analysed: Analysed, answers: dict[Block, pl.DataFrame]) -> None:
     rows = answer(answers, "Analytics: the lake in SQL")
     assert len(rows) == 10
@@ -98,10 +81,6 @@ def test_shares_of_values(analysed: Analysed, answers: dict[Block, pl.DataFrame]
     found = {(row["attribute"], row["value"]): (row["products"], row["share"]) for row in rows}
     assert found == {each: pytest.approx(of) for each, of in expected.items()}
     assert rows == sorted(rows, key=lambda row: (row["attribute"], -row["products"], row["value"]))
-
-
-def first_night(analysed: Analysed, key: str) -> str:
-    return next(name for name in NIGHTS if key in analysed.catalogs[name])
 
 
 def test_shares_by_week(analysed: Analysed, answers: dict[Block, pl.DataFrame]) -> None:
