@@ -1,4 +1,4 @@
--- A lake's views, for DuckDB alone (1.4 or later). This file lies in the lake and is the same in every one.
+-- A lake's views, for DuckDB alone (1.5 or later). This file lies in the lake and is the same in every one.
 --
 --     .read lake/views.sql                               in the folder that the lake lies in, or inside the lake
 --     set variable lake = 's3://shop-lake';              before that, for a lake elsewhere
