@@ -27,14 +27,14 @@ class Embedder(nn.Module):
             InvalidInput: for another dtype.
         """
         super().__init__()
-        device = next(network.parameters()).device
-        self.dtype = dtype or native_dtype(device)
+        self.device = next(network.parameters()).device
+        self.dtype = dtype or native_dtype(self.device)
         if self.dtype not in (torch.float32, torch.bfloat16):
             raise InvalidInput(f"dtype must be torch.float32 or torch.bfloat16, found {dtype}")
         source = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         self.lower, self.upper, self.head = fold(source, self.dtype)
-        self.to(memory_format=torch.channels_last).to(device)
-        self._run = torch.compile(self._all) if compiled else self._all
+        self.to(memory_format=torch.channels_last).to(self.device)
+        self._run = torch.compile(self._all, dynamic=False) if compiled else self._all
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:

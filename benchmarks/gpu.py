@@ -1,4 +1,4 @@
-"""The embedder, a training step and picture decoding on one GPU, without Ray.
+"""The embedder, a training step and pictures on their way to it on one GPU, without Ray.
 
     python benchmarks/gpu.py
 
@@ -6,27 +6,20 @@ Floor: floating-point operations, counted by torch, over the GPU's rate of a lar
 in the same run. Writes benchmarks/results/gpu-<name>.json; without a GPU it says so and measures nothing.
 """
 
-import io
-import os
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
-from PIL import Image
 from rich.table import Table
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from agman.embedder import Embedder
-from agman.images import decode_square
 from agman.model import ModelConfig, Network
 from agman.networks import build_network
 from agman.trainer import Trainer, TrainerConfig, TrainingBatch, TrainingStep
+from benchmarks.gpu_pictures import measure_bus, measure_pictures
 from benchmarks.reporting import console, in_turn, matmul_rate, report, synchronise
 
 ATTRIBUTES = 8
@@ -37,8 +30,6 @@ TRIPLETS = 16
 TRAIN_BATCH = 3 * TRIPLETS
 LARGE_TRAIN_BATCH = 256
 MATMUL_SIZES = (4096, 8192)
-JPEG_SIDES = (640, 512)
-NUM_JPEGS = 256
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -55,7 +46,12 @@ def main() -> None:
         f"matmul_tflops_{name}": _best_rate(dtype, device) / 1e12
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     }
-    figures = {**_embedding(device, floor), **_training(device, floor), **_decoding(device)}
+    figures = {
+        **_embedding(device, floor),
+        **_training(device, floor),
+        **measure_bus(device),
+        **measure_pictures(device),
+    }
     table = Table(title=torch.cuda.get_device_name())
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -71,13 +67,12 @@ def _best_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _embedding(device: torch.device, floor: dict[str, float]) -> dict[str, float]:
-    """Images per second of the folded embedder, in both precisions and compiled, beside the plain network."""
+    """Images per second of the folded embedder, in both precisions, beside the plain network."""
     network = _network().to(device)
     images = torch.randn(EMBED_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
     embedders = {
         "float32": Embedder(network, torch.float32),
         "bfloat16": Embedder(network, torch.bfloat16),
-        "bfloat16_compiled": Embedder(network, torch.bfloat16, compiled=True),
     }
     seconds = in_turn(
         {
@@ -120,41 +115,6 @@ def _training(device: torch.device, floor: dict[str, float]) -> dict[str, float]
         peak = floor[f"matmul_tflops_{precision}"]
         figures[f"train_share_of_peak_{name}"] = flops / seconds / 1e12 / peak
     return figures
-
-
-def _decoding(device: torch.device) -> dict[str, float]:
-    """Images per second from JPEGs of 512x640 to squares: by the reading rule on all cores, and on the GPU.
-
-    The GPU's way is not the reading rule: its decoder and its resize round otherwise.
-    """
-    encoded = [_jpeg(seed) for seed in range(NUM_JPEGS)]
-    buffers = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in encoded]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seconds = in_turn(
-            {
-                "cpu": lambda: list(pool.map(lambda jpeg: decode_square(jpeg, IMAGE_SIZE), encoded)),
-                "gpu": _waiting(lambda: _squares(torchvision.io.decode_jpeg(buffers, device=device)), device),
-            }
-        )
-    return {f"decode_images_per_s_{name}": NUM_JPEGS / taken for name, taken in seconds.items()}
-
-
-def _squares(decoded: list[torch.Tensor]) -> torch.Tensor:
-    """Bring the short side to the network's and cut the centre: [N, 3, S, S]."""
-    pictures = torch.stack(decoded).float()
-    height, width = (round(side * IMAGE_SIZE / min(JPEG_SIDES)) for side in JPEG_SIDES)
-    resized = functional.interpolate(pictures, size=(height, width), mode="bilinear", antialias=True)
-    top, left = (height - IMAGE_SIZE) // 2, (width - IMAGE_SIZE) // 2
-    return resized[:, :, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
-
-
-def _jpeg(seed: int) -> bytes:
-    """Make a JPEG whose size is a product picture's: smooth areas with some texture."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (40, 32, 3), np.uint8)
-    height, width = JPEG_SIDES
-    stream = io.BytesIO()
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
 
 
 @torch.inference_mode()

@@ -101,7 +101,7 @@ class LineActor(EmbedActor):
 
 def embed_noise(embedder: PartEmbedder, num_images: int) -> float:
     """Embed pixels that are decoded already, batch after batch; returns the seconds."""
-    size, side = embedder.options.batch_size, embedder.loaded.preprocess.image_size
+    size, side = embedder.batch_size, embedder.loaded.preprocess.image_size
     pixels = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8)
     started = time.perf_counter()
     for _ in range(num_images // size):

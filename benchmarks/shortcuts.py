@@ -9,9 +9,10 @@ import torch
 from agman.checkpoint import load_model
 from agman.embedder import Embedder
 from agman.images import shrink
-from agman.model import AGMAN, ModelConfig, Network
+from agman.model import ModelConfig, Network
 from agman.taxonomy import FASHIONAI
 from agman.transforms import Preprocess, normalise, read_pixels
+from benchmarks.random_model import random_network
 from pipelines.sources import drawing
 
 DRAWN_SIDE = 640
@@ -60,16 +61,9 @@ def _model(folder: Path | None, trunk: str, pictures: Sequence[bytes]) -> tuple[
     if folder is not None:
         loaded = load_model(folder)
         return loaded.model, loaded.preprocess
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network, preprocess = AGMAN(ModelConfig(trunk=trunk), len(FASHIONAI)), Preprocess()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the average of what is shown
-            module.reset_running_stats()
-    with torch.no_grad():
-        network.train()(_inputs(pictures, preprocess), torch.zeros(len(pictures), dtype=torch.long))
-    return network.eval(), preprocess
+    preprocess = Preprocess()
+    config = ModelConfig(trunk=trunk)
+    return random_network(config, len(FASHIONAI), _inputs(pictures, preprocess)), preprocess
 
 
 def _inputs(pictures: Sequence[bytes], preprocess: Preprocess) -> torch.Tensor:

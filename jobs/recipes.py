@@ -26,7 +26,7 @@ NIGHT = {
             lake=LAKE,
             source=PICTURES,
             # 8 tasks decode what one GPU embeds; the object store holds 40 shards, 3 GB at 224 pixels.
-            embed=EmbedOptions(accelerator="gpu", num_workers=4, threads=2, decoders=32, batch_size=256),
+            embed=EmbedOptions(accelerator="gpu", num_workers=4, threads=2, decoders=32),
         ),
     ),
     "demo": (

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 
 from agman.errors import BadSample
+from agman.nvjpeg import read_on_gpu
 from agman.transforms import Preprocess, read_pixels
 from pipelines.lake import Lake
 from pipelines.scheduling import Unit
@@ -16,6 +18,7 @@ from pipelines.storage.objects import FileEntry
 
 Batch = tuple[Sequence[str], torch.Tensor]
 """sha256 of pictures and their uint8 pixels [B, 3, S, S]."""
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,30 @@ class PartPlan:
     digests: tuple[str, ...]
 
 
+def read_batch(
+    encoded: Sequence[bytes], preprocess: Preprocess, device: torch.device
+) -> list[torch.Tensor | BadSample]:
+    """Decode files with the model's decoder.
+
+    Args:
+        encoded: whole files.
+        preprocess: the model's.
+        device: where nvJPEG decodes; the other decoder leaves pixels in the host's memory.
+
+    Returns:
+        For each file [3, S, S] uint8, or why it is refused.
+    """
+    if preprocess.decoder == "nvjpeg":
+        return read_on_gpu(encoded, preprocess, device)
+    found: list[torch.Tensor | BadSample] = []
+    for each in encoded:
+        try:
+            found.append(read_pixels(each, preprocess))
+        except BadSample as error:
+            found.append(error)
+    return found
+
+
 @dataclass(slots=True)
 class Decoding:
     """Reads and decodes while its batches are taken."""
@@ -36,6 +63,7 @@ class Decoding:
     lake: Lake
     plan: PartPlan
     preprocess: Preprocess
+    device: torch.device
     refused: list[dict[str, str]] = field(default_factory=list)
     """Pictures that cannot be decoded: sha256, kind, message. Complete after the last batch, as `seconds`."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "decode": 0.0})
@@ -44,29 +72,34 @@ class Decoding:
         """Yield the pictures that can be decoded, in the plan's order, `size` a batch but for the last."""
         digests: list[str] = []
         pixels: list[torch.Tensor] = []
-        for digest, found in self._pictures():
-            digests.append(digest)
-            pixels.append(found)
-            if len(pixels) == size:
-                yield digests, torch.stack(pixels)
-                digests, pixels = [], []
+        pictures = read_pictures(self.lake, self.plan.files, self.plan.digests)
+        while read := self._read(pictures, size):
+            self._decode(read, digests, pixels)
+            if len(pixels) >= size:
+                yield digests[:size], torch.stack(pixels[:size])
+                digests, pixels = digests[size:], pixels[size:]
         if pixels:
             yield digests, torch.stack(pixels)
 
-    def _pictures(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _read(self, pictures: Iterator[tuple[str, bytes]], size: int) -> list[tuple[str, bytes]]:
         started = time.perf_counter()
-        for digest, encoded in read_pictures(self.lake, self.plan.files, self.plan.digests):
-            self.seconds["read"] += time.perf_counter() - started
-            started = time.perf_counter()
-            try:
-                found = read_pixels(encoded, self.preprocess)
-            except BadSample as error:
-                found = None
-                self.refused.append({"sha256": digest, "kind": error.kind, "message": error.message})
-            self.seconds["decode"] += time.perf_counter() - started
-            if found is not None:
-                yield digest, found
-            started = time.perf_counter()
+        read = list(islice(pictures, size))
+        self.seconds["read"] += time.perf_counter() - started
+        return read
+
+    def _decode(
+        self, read: Sequence[tuple[str, bytes]], digests: list[str], pixels: list[torch.Tensor]
+    ) -> None:
+        """Append what can be decoded to `digests` and `pixels`, the rest to `refused`."""
+        started = time.perf_counter()
+        found = read_batch([encoded for _, encoded in read], self.preprocess, self.device)
+        for (digest, _), picture in zip(read, found, strict=True):
+            if isinstance(picture, BadSample):
+                self.refused.append({"sha256": digest, "kind": picture.kind, "message": picture.message})
+            else:
+                digests.append(digest)
+                pixels.append(picture)
+        self.seconds["decode"] += time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +127,11 @@ def decode_unit(lake: Lake, unit: Unit, preprocess: Preprocess) -> Decoded:
         CorruptShard: as `read_pictures`.
     """
     plan: PartPlan = unit.payload
-    decoding = Decoding(lake, plan, preprocess)
+    decoding = Decoding(lake, plan, preprocess, torch.device("cpu"))
     side = preprocess.image_size
     pixels = np.empty((len(plan.digests), 3, side, side), np.uint8)
     digests: list[str] = []
-    for batch, found in decoding.batches(1):
-        pixels[len(digests)] = found[0].numpy()
+    for batch, found in decoding.batches(_AT_ONCE):
+        pixels[len(digests) : len(digests) + len(batch)] = found.numpy()
         digests.extend(batch)
     return Decoded(tuple(digests), pixels[: len(digests)], decoding.refused, decoding.seconds)

@@ -49,7 +49,11 @@ class EmbedActor:
 
 
 def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int) -> ActorWorkers:
-    """Start the actors that hold the model, never more than there are units."""
+    """Start the actors that hold the model, never more than there are units.
+
+    Raises:
+        InvalidInput: if they can never be placed, or a decoder on the GPU was to work elsewhere.
+    """
     found = Found(num_cpus(), num_gpus(), may_grow=is_remote())
     use_gpu = uses_gpu(options, found.num_gpus)
     actor = ray.remote(EmbedActor).options(
@@ -65,6 +69,11 @@ def embed_workers(lake: Lake, model: str, options: EmbedOptions, num_units: int)
         return ActorWorkers(lambda: actor.remote(lake, model, options), count, asked=asked)
     with fetch_model(lake, model) as folder:
         preprocess = load_model(folder).preprocess
+    if preprocess.decoder == "nvjpeg":
+        raise InvalidInput(
+            f"model {model}: expected --embed.decoders 0, since the GPU decodes its pictures, "
+            f"found {options.decoders}"
+        )
     task: Any = ray_task(decode_unit)
 
     def decode(unit: Unit) -> Ref:

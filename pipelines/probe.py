@@ -20,7 +20,6 @@ import ray
 import torch
 
 from agman.errors import BadSample
-from agman.transforms import read_pixels
 from pipelines.catalog import Catalog
 from pipelines.cluster import num_gpus
 from pipelines.drift import Moved, compare_vectors, drift_gates, model_gates, sample_gates
@@ -217,14 +216,10 @@ def embed_again(embedder: PartEmbedder, places: Sequence[Place], shards: Shards)
         CorruptShard: if a tar or an index is not what its entry says.
     """
 
-    def read(place: Place) -> torch.Tensor | str:
-        encoded = read_picture(embedder.lake, shards[place.shard], place.sha256)
-        try:
-            return read_pixels(encoded, embedder.loaded.preprocess)
-        except BadSample as error:
-            return f"{error.kind}: {error.message}"
+    def read(place: Place) -> bytes:
+        return read_picture(embedder.lake, shards[place.shard], place.sha256)
 
-    names, size = embedder.loaded.taxonomy.names, embedder.options.batch_size
+    names, size = embedder.loaded.taxonomy.names, embedder.batch_size
     blocks = [np.zeros((0, len(names), embedder.loaded.model.config.embedding_dim), np.float32)]
     digests: list[str] = []
     refused: dict[str, str] = {}
@@ -232,9 +227,9 @@ def embed_again(embedder: PartEmbedder, places: Sequence[Place], shards: Shards)
         for start in range(0, len(places), size):
             batch = places[start : start + size]
             pixels = []
-            for place, found in zip(batch, pool.map(read, batch), strict=True):
-                if isinstance(found, str):
-                    refused[place.sha256] = found
+            for place, found in zip(batch, embedder.read(list(pool.map(read, batch))), strict=True):
+                if isinstance(found, BadSample):
+                    refused[place.sha256] = f"{found.kind}: {found.message}"
                 else:
                     digests.append(place.sha256)
                     pixels.append(found)
