@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 from rich.table import Table
@@ -62,8 +63,8 @@ class AnalyzeConfig:
     """Column of the catalog that names the brand; empty: `brand`, if there is one."""
     week_column: str = ""
     """Column of the catalog with the date of arrival; empty: the night in which a key came first."""
-    rows: int = 12
-    """Rows of each table that are printed."""
+    rows: int = 16
+    """Rows of each table that are printed, shared by the attributes."""
     brands: BrandOptions = field(default_factory=BrandOptions)
     copies: CopyOptions = field(default_factory=CopyOptions)
 
@@ -94,10 +95,9 @@ def analyze(config: AnalyzeConfig, run: Run) -> dict[str, int]:
             analysis.compare_with(since)
         written = {}
         for name, path in _tables(config, run, analysis, folder, is_compared=since is not None):
-            table = pq.ParquetFile(path)
+            table = pq.read_table(path)
             _show(run, TITLES[name].format(since=since.id if since else ""), table, config.rows)
-            written[name] = table.metadata.num_rows
-            table.close()
+            written[name] = len(table)
             if store:
                 _replace(store, f"snapshot={manifest.id}/{name}.parquet", path)
     if store:
@@ -171,18 +171,30 @@ def _replace(store: ObjectStore, name: str, path: Path) -> None:
         raise InvalidInput(f"--out {store.url}: {error.strerror}; is the path right?") from error
 
 
-def _show(run: Run, title: str, file: pq.ParquetFile, num_rows: int) -> None:
-    """Print a table's first rows."""
-    total = file.metadata.num_rows
-    more = f", {num_rows} of {total} rows" if total > num_rows else ""
-    shown = Table(title=escaped(f"{title}{more}" if total else f"{title}: none"))
-    first = next(file.iter_batches(batch_size=max(num_rows, 1)), None)
-    for column in file.schema_arrow:
+def _show(run: Run, title: str, table: pa.Table, num_rows: int) -> None:
+    """Print a table's first rows; where it has attributes, the first ones of each."""
+    rows = _first_rows(table, num_rows)
+    if not rows:
+        run.say(f"{title}: none")
+        return
+    more = f", {len(rows)} of {len(table)} rows" if len(table) > len(rows) else ""
+    shown = Table(title=escaped(f"{title}{more}"))
+    for column in table.schema:
         is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
         shown.add_column(column.name.replace("_", " "), justify="right" if is_number else "left")
-    for row in first.slice(0, num_rows).to_pylist() if first else ():
+    for row in rows:
         shown.add_row(*(escaped(_cell(value)) for value in row.values()))
     run.show(shown)
+
+
+def _first_rows(table: pa.Table, num_rows: int) -> list[dict[str, Any]]:
+    """Return at most `num_rows` rows, or one of each attribute where these are more."""
+    if "attribute" not in table.column_names:
+        return list(table.slice(0, num_rows).to_pylist())
+    attributes = table["attribute"].unique().to_pylist()
+    each = max(1, num_rows // max(len(attributes), 1))
+    blocks = [table.filter(pc.equal(table["attribute"], name)).slice(0, each) for name in attributes]
+    return [row for block in blocks for row in block.to_pylist()]
 
 
 def _cell(value: Any) -> str:

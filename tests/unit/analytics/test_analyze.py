@@ -1,6 +1,7 @@
 """jobs/analyze.py: its tables against what the lake was made of, and what a person's mistake says."""
 
 import itertools
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -202,7 +203,19 @@ def test_the_first_night_has_no_drift_and_no_weeks(analysed: Analysed, tmp_path:
     rows, said_so = ran(analysed, tmp_path, "--snapshot", "night-1", name="value_weeks", snapshot="night-1")
     assert rows == []
     assert "no snapshot before night-1 is kept, so drift is left out; --since names one" in said_so
+    assert "What arrived, week by week: none" in said_so
     assert not (tmp_path / "snapshot=night-1" / "value_drift.parquet").exists()
+
+
+def test_the_rows_shown_are_shared_by_the_attributes(analysed: Analysed, tmp_path: Path) -> None:
+    rows, said_so = ran(analysed, tmp_path, "--rows", "2", name="value_shares")
+    assert "What the products show, 2 of 6 rows" in said_so
+    _, _, shown = said_so.partition("What the products show")
+    shown, _, _ = shown.partition("What arrived")
+    first = {row["attribute"]: row["value"] for row in reversed(rows)}
+    assert len(first) == 2
+    for attribute, value in first.items():
+        assert re.search(rf"{attribute} +│ {value}", shown)
 
 
 def test_without_brands_all_products_are_compared(
