@@ -38,16 +38,19 @@ set variable lake_snapshot = (
 -- refused lie in the same folders.
 set variable lake_files = (
     select {
+        model: model,
         catalog: getvariable('lake_root') || '/' || files['catalog.parquet'].name,
         quarantine: getvariable('lake_root') || '/' || files['quarantine.parquet'].name,
-        parts: list_transform(
+        embeddings: list_transform(
             flatten(list_transform(parts, lambda part: map_values(part.files))),
             lambda file: getvariable('lake_root') || '/' || file.name),
+        parts: flatten(list_transform(parts, lambda part: list_transform(map_values(part.files),
+            lambda file: {file: file.name, part: part.name}))),
         shows: list_transform(groups, lambda g: getvariable('lake_root') || '/' || g.ids.name)}
     from read_json(getvariable('lake_root') || '/snapshots/' || getvariable('lake_snapshot') || '/manifest.json',
         maximum_object_size = 1 << 30, columns = {
-            files: 'map(varchar, struct("name" varchar))',
-            parts: 'struct(files map(varchar, struct("name" varchar)))[]',
+            model: 'varchar', files: 'map(varchar, struct("name" varchar))',
+            parts: 'struct("name" varchar, files map(varchar, struct("name" varchar)))[]',
             "groups": 'struct(ids struct("name" varchar))[]'}));
 
 create or replace temp view catalog as
@@ -56,12 +59,16 @@ select * from read_parquet(getvariable('lake_files').catalog, hive_partitioning 
 create or replace temp view quarantine as
 select * from read_parquet(getvariable('lake_files').quarantine, hive_partitioning = false);
 
--- A row of a part may be of a picture that is no longer in the catalog, or of one that two products show.
+-- A row of a part may be of a picture that is no longer in the catalog, or of one that two products show. Which
+-- part a file is of is told by the manifest: an attribute that was added later has files of other names.
 create or replace temp view embeddings as
-select c.key, e.attribute, e.value, e.score, e.applies, e.embedding, e.sha256, e.model
-from read_parquet(getvariable('lake_files').parts, hive_partitioning = true, hive_types_autocast = false,
+with files as (select unnest(getvariable('lake_files').parts, recursive := true))
+select c.key, e.attribute, e.value, e.score, e.applies, e.embedding, e.sha256,
+    getvariable('lake_files').model as model
+from read_parquet(getvariable('lake_files').embeddings, hive_partitioning = true, hive_types_autocast = false,
     union_by_name = true, filename = true) as e
-join catalog as c on c.sha256 = e.sha256 and c.part = parse_filename(e.filename, true);
+join files on parse_path(files.file)[-3:] = parse_path(e.filename)[-3:]
+join catalog as c on c.sha256 = e.sha256 and c.part = files.part;
 
 -- The same words, from the table beside the index: no vector is read.
 create or replace temp view latest as

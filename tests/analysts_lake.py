@@ -7,8 +7,8 @@ same names, rows that are no longer live and a refused night lie in the same fol
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,17 @@ def make(lake: Lake, folder: Path) -> Analysed:
     found = Analysed(lake, pictures, _catalogs())
     parts: dict[str, Part] = {}
     for name, members in _packed(found.catalogs).items():
-        parts[name] = _write(lake, MODEL, name, [pictures[each] for each in members])
+        shown = [pictures[each] for each in members]
+        parts[name] = _write(lake, MODEL, name, shown, ATTRIBUTES[:1] if name == "part-3" else ATTRIBUTES)
         _write(lake, OTHER_MODEL, name, [_other(pictures[each]) for each in members])
     places = {
         pictures[each].sha256: (name, row)
         for name, members in _packed(found.catalogs).items()
         for row, each in enumerate(members)
     }
+    # One attribute of a part as it is where it was added later: in a file of another name.
+    added = _write(lake, MODEL, "part-3-added", shown, ATTRIBUTES[1:])
+    parts["part-3"] = replace(parts["part-3"], files={**parts["part-3"].files, **added.files})
     _publish(found, "night-1", [parts["part-1"]], places, folder)
     _publish(found, "night-2", [parts["part-1"], parts["part-2"]], places, folder)
     merged = _merge(found, [parts["part-1"], parts["part-2"]], places)
@@ -273,14 +277,17 @@ def _catalog(
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
 
 
-def _write(lake: Lake, model: str, part: str, pictures: list[Picture]) -> Part:
+def _write(
+    lake: Lake, model: str, part: str, pictures: list[Picture], attributes: Sequence[str] = ATTRIBUTES
+) -> Part:
     values = {
         name: pa.Table.from_pylist([each.shown[name]._asdict() for each in pictures], schema=VALUE_SCHEMA)
-        for name in ATTRIBUTES
+        for name in attributes
     }
     digests = [each.sha256 for each in pictures]
-    vectors = np.stack([each.vectors for each in pictures])
-    files = write_part(lake, model, part, ATTRIBUTES, digests, vectors, values)
+    columns = [ATTRIBUTES.index(name) for name in attributes]
+    vectors = np.stack([each.vectors[columns] for each in pictures])
+    files = write_part(lake, model, part, attributes, digests, vectors, values)
     return Part(name=part, shard="shard", num_rows=len(digests), files=files)
 
 
