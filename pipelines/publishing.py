@@ -17,7 +17,7 @@ from pipelines.code import code_version
 from pipelines.condemned import condemn
 from pipelines.drift import has_drifted
 from pipelines.errors import CorruptShard
-from pipelines.lake import VIEWS, Lake, bytes_sha256, digest_of, snapshot_file, to_json
+from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json
 from pipelines.models import read_metrics
 from pipelines.morning import morning_report, render_morning
 from pipelines.night import Night
@@ -36,10 +36,10 @@ from pipelines.storage.snapshots import (
     put_manifest,
 )
 from pipelines.tables import same_rows
+from pipelines.views import put_views
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
 CHECK_THREADS = 16
-VIEWS_FILE = Path(__file__).with_name(VIEWS)
 CATALOG, QUARANTINE = "catalog.parquet", "quarantine.parquet"
 # What changes from night to night although nothing happened to the record.
 SEEN_COLUMNS = ("first_seen", "last_seen", "attempts")
@@ -83,12 +83,6 @@ def publish_night(night: Night) -> Manifest | None:
     put_views(night.lake)
     publish(night.lake, manifest, night.pointer)
     return manifest
-
-
-def put_views(lake: Lake) -> None:
-    """Put the file that DuckDB opens the lake with, where none stands: one that a shop changed stays."""
-    if lake.store.size(VIEWS) is None:
-        lake.store.put_if_absent(VIEWS, VIEWS_FILE.read_bytes())
 
 
 def _is_unchanged(night: Night) -> bool:

@@ -20,9 +20,9 @@ from pipelines.index import IndexOptions, build_group, group_of, plan_groups
 from pipelines.lake import Lake, bytes_sha256, snapshot_file, to_json
 from pipelines.merging import LiveRows, merge_parts, plan_merges
 from pipelines.parts import VALUE_SCHEMA, Shown, round_to_half, write_part
-from pipelines.publishing import put_views
 from pipelines.storage.objects import FileEntry, store_file
 from pipelines.storage.snapshots import Manifest, Part, publish, put_manifest, read_pointer
+from pipelines.views import put_views
 
 ATTRIBUTES = ("neckline_design", "sleeve_length")
 VALUES = {"neckline_design": ("v", "round", "off_shoulder"), "sleeve_length": ("long", "short", "sleeveless")}

@@ -15,7 +15,7 @@ from analysts_lake import ATTRIBUTES, MODEL, NIGHTS, QUARANTINE, Analysed
 
 from pipelines.lake import VIEWS, Lake
 from pipelines.parts import Shown
-from pipelines.publishing import put_views
+from pipelines.views import put_views
 
 Open = Callable[..., duckdb.DuckDBPyConnection]
 DUCKDB = Path(sys.executable).parent / "duckdb"
