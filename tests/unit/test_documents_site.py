@@ -22,7 +22,7 @@ JOBS = {path.name for path in (ROOT / "jobs").glob("*.py")} - {
 COMMANDS = [
     (block.document, words)
     for block in blocks("")
-    if block.document.startswith("docs/")
+    if block.document != "infra/README.md"  # has tests of its own
     for words in commands_in(block.text)
 ]
 TARGETS = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)

@@ -1,6 +1,9 @@
 """Every SQL block of the documents on the made-up lake: through DuckDB, and its rows again through Polars."""
 
+import csv
 import itertools
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from documents import Block, blocks, run_sql
 
 NECKLINE = "neckline_design"
 KEY = "sku-1"
+DUCKDB = Path(sys.executable).parent / "duckdb"
 Rows = list[dict[str, Any]]
 
 
@@ -215,6 +219,29 @@ def test_shares_that_moved(analysed: Analysed, answers: dict[Block, pl.DataFrame
         each: pytest.approx((old.get(each, nothing)[1], new.get(each, nothing)[1])) for each in old | new
     }
     assert [abs(row["moved"]) for row in rows] == sorted((abs(row["moved"]) for row in rows), reverse=True)
+
+
+def test_the_readmes_lines_in_duckdbs_own_command_line(analysed: Analysed) -> None:
+    (block,) = [block for block in blocks("sql") if block.document == "README.md"]
+    ended = subprocess.run(
+        [DUCKDB, "-csv", "-noheader", "-nullvalue", ""],
+        input=as_here(block.text),
+        cwd=Path(analysed.lake.url).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    rows = list(csv.reader(ended.stdout.splitlines()))
+    shown = Counter(shown.value or "" for _, attribute, shown in said(analysed) if attribute == NECKLINE)
+    assert {name: int(count) for name, count in rows[: len(shown)]} == shown
+    products = analysed.catalogs[NEW]
+    expected = [
+        (key, products[key].brand, products[key].price, pytest.approx(cosine, abs=1e-5))
+        for key, cosine in nearest(analysed, KEY)[:5]
+    ]
+    found = [(key, brand, float(price), float(cosine)) for key, brand, price, cosine in rows[len(shown) :]]
+    assert found == expected
 
 
 def test_polars_takes_a_result(
