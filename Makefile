@@ -4,7 +4,7 @@ LAKE ?= ./demo-lake
 BIN := .venv/bin
 TESTS ?= tests/unit tests/integration tests/browser tests/multi_node
 
-.PHONY: demo test coverage bench lint clean
+.PHONY: demo test coverage bench docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py --lake $(LAKE)
@@ -22,6 +22,10 @@ coverage: .venv/installed-test
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/bench.py
 
+# The documentation site, below site/: a link that leads nowhere is an error.
+docs: .venv/installed-test
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +33,7 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

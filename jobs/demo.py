@@ -137,10 +137,8 @@ def _sum_up(config: DemoConfig, manifest: Manifest, run: Run) -> None:
         f"  .venv/bin/python jobs/nightly.py --lake ./my-lake --source PICTURES "
         f"--model {lake}/models/{manifest.model}"
     )
-    run.say(
-        '  .venv/bin/python -c "import duckdb; print(duckdb.sql(\\"select attribute, count(*) from '
-        f"read_parquet('{lake}/embeddings/**/*.parquet', hive_partitioning=true) group by 1\\\"))\""
-    )
+    run.say(f"  .venv/bin/python jobs/analyze.py --lake {lake}")
+    run.say(f"  DuckDB with {lake}/views.sql: docs/analytics.md has questions")
 
 
 if __name__ == "__main__":

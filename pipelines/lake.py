@@ -12,6 +12,7 @@ snapshots/<id>/                         manifest.json, catalog.parquet, quaranti
 receipts/<stage>/…/<unit>.json          proof that a unit of work is complete
 runs/<run>/                             what a job leaves behind: report.json, left_out.parquet (records that
                                         training or evaluation cannot use), training checkpoints
+views.sql                               for DuckDB: opens the published snapshot as views
 CURRENT.json                            the only mutable object: names the published snapshot
 ```
 """
@@ -31,6 +32,7 @@ from pipelines.storage.objects import FileEntry, ObjectStore, file_sha256
 from pipelines.storage.opening import open_store
 
 CURRENT = "CURRENT.json"
+VIEWS = "views.sql"
 DIGEST_LETTERS = 16  # 64 bits of sha256 name a unit: a billion units meet by chance once in 40
 
 

@@ -59,6 +59,10 @@ class Places:
         first, last = np.searchsorted(self._positions, [position, position + 1])
         return [int(product) for product in self._products[first:last]]
 
+    def of_products(self) -> tuple[Rows, NDArray[Any]]:
+        """Return the index row, ascending, and the catalog row of every product that is in an index."""
+        return self._positions, self._products
+
     def positions_of(self, is_product: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which index rows are one of some products.
 

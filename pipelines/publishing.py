@@ -37,6 +37,7 @@ from pipelines.storage.snapshots import (
     put_manifest,
 )
 from pipelines.tables import same_rows
+from pipelines.views import put_views
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "duckdb", "numpy", "pillow")
 CHECK_THREADS = 16
@@ -80,6 +81,7 @@ def publish_night(night: Night) -> Manifest | None:
         put_manifest(night.lake, manifest)
         quality.check_gates(gates, f"{night.lake.url}/{snapshot_file(manifest.id, 'report.html')}")
     _check_stored(night, manifest)
+    put_views(night.lake)
     publish(night.lake, manifest, night.pointer)
     return manifest
 

@@ -10,6 +10,8 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from documented_schemas import documented
+from documented_schemas import found as found_columns
 
 from agman.errors import InvalidInput
 from agman.taxonomy import FASHIONAI
@@ -76,6 +78,7 @@ def test_two_nights_and_an_identical_third(lake_url: str, run: Callable[..., Man
     after_first = {name: lake.store.read(name).body for name in names(lake)}
     assert first.counts["images_embedded"] == NUM_IMAGES
     check_layout(lake, first)
+    check_schemas(lake, first)
 
     second = run(2)
     assert second is not None
@@ -100,6 +103,7 @@ def check_layout(lake: Lake, manifest: Manifest) -> None:
         "ids": rf"indexes/{model}/ids/[0-9a-f]{{16}}\.parquet",
         "snapshot": rf"{folder}/((catalog|quarantine)\.parquet|(manifest|report)\.json|report.html)",
         "receipt": r"receipts/(shards/catalog|(embeddings|indexes)/[0-9a-f]{16})/[0-9a-f]{16}\.json",
+        "views": r"views\.sql",
         "pointer": r"CURRENT\.json",
     }
     found = Counter(
@@ -108,8 +112,25 @@ def check_layout(lake: Lake, manifest: Manifest) -> None:
     )
     assert found == {
         "tar": 4, "index of a tar": 4, "model": 2, "part": 32, "faiss": 8, "ids": 1, "snapshot": 5,
-        "receipt": 9, "pointer": 1,
+        "receipt": 9, "views": 1, "pointer": 1,
     }  # fmt: skip
+
+
+def check_schemas(lake: Lake, manifest: Manifest) -> None:
+    """Every Parquet file has the columns that docs/lake.md lists; the shop's own follow."""
+    stored = {
+        "snapshots/<id>/catalog.parquet": manifest.files["catalog.parquet"],
+        "snapshots/<id>/quarantine.parquet": manifest.files["quarantine.parquet"],
+        "embeddings/model=…/attribute=…/<part>.parquet": manifest.parts[0].files["skirt_length"],
+        "indexes/<model>/ids/<group>.parquet": manifest.groups[0].ids,
+        "shards/<dataset>/<shard>.parquet": next(iter(manifest.shards.values()))[1],
+    }
+    for file, entry in stored.items():
+        with lake.checked(entry) as path:
+            columns = found_columns(pq.read_schema(path))
+        assert columns[: len(documented(file))] == documented(file), file
+        own = [name for name, _ in columns[len(documented(file)) :]]
+        assert own == (["sku", "brand", "category", "price", "season"] if "catalog" in file else []), file
 
 
 def check_second(lake: Lake, first: Manifest, second: Manifest) -> None:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from command_lines import RECIPES, config_of
+from command_lines import config_of
 
 INFRA = Path(__file__).parents[3] / "infra"
 README = (INFRA / "README.md").read_text()
@@ -31,4 +31,5 @@ def test_a_job_accepts_its_command_line(command: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    assert {command.split()[0] for command in COMMANDS} == set(RECIPES)
+    found = {command.split()[0] for command in COMMANDS}
+    assert found == {"jobs.nightly", "jobs.train", "jobs.clean_lake", "jobs.rollback"}
