@@ -35,11 +35,8 @@ class Embedder(nn.Module):
         source = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         self.lower, self.upper, self.head = fold(source, self.dtype)
         # Where bfloat16 is native; a CPU that emulates it has no such operators. Compiling fuses by itself.
-        if (
-            self.dtype == torch.bfloat16 == native_dtype(self.device)
-            and self.device.type == "cpu"
-            and not compiled
-        ):
+        is_native = self.device.type == "cpu" and self.dtype == native_dtype(self.device) == torch.bfloat16
+        if is_native and not compiled:
             fuse_blocks(self)
         self.to(memory_format=torch.channels_last).to(self.device)
         self._run = torch.compile(self._all, dynamic=False) if compiled else self._all
