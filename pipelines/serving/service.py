@@ -16,6 +16,7 @@ from ray import serve
 from torch import Tensor
 
 from agman.errors import BadSample
+from agman.taxonomy import position_in
 from pipelines.asking import Query, Question, ask, query_of_product, query_of_vectors
 from pipelines.lake import Lake, bytes_sha256
 from pipelines.query_model import QueryModel, Seen
@@ -56,7 +57,7 @@ class Service:
             threads: that the network and a search may take.
 
         Raises:
-            InvalidInput, AgmanError: if nothing can be loaded.
+            InvalidInput, AgmanError: if nothing can be loaded, or the catalog has no such product column.
         """
         self.config = config
         torch.set_num_threads(threads)
@@ -69,6 +70,9 @@ class Service:
             max_batch_size=config.batching.max_size, batch_wait_timeout_s=config.batching.wait_s
         )(self._see_batch)
         self.current.start()
+        with self.current.use() as loaded:
+            if config.product_column:
+                position_in(config.product_column, list(loaded.searcher.products.own_columns), "column")
 
     def close(self) -> None:
         """End its threads."""
