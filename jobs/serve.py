@@ -10,8 +10,9 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from agman.errors import InvalidInput
 from jobs.command_line import read_config
@@ -40,7 +41,7 @@ def serve(config: ServeConfig, run: telemetry.Run) -> None:
         _set_edge()
     with (
         cluster.connected(),
-        told_to_end() as end,  # after Ray, which sets handlers of its own
+        on_signals(_give_up),  # after Ray, which sets handlers of its own
         tempfile.TemporaryDirectory(prefix="agman-serve-") as folder,
     ):
         from pipelines.serving.deployment import serving  # Serve reads the environment when it is imported
@@ -57,23 +58,27 @@ def serve(config: ServeConfig, run: telemetry.Run) -> None:
             run.say(f"snapshot {snapshot} answers at http://{config.host}:{config.port}/ (API: /docs)")
             if not token and config.host not in LOOPBACK:
                 run.say(f"whoever reaches this port can search: {TOKEN_VARIABLE} asks for a token")
-            while not end.wait(LOOK_S):
-                pass
+            end = threading.Event()
+            with on_signals(lambda *_: end.set()):
+                while not end.wait(LOOK_S):
+                    pass
             run.say("ending: requests that were begun are answered")
 
 
 @contextmanager
-def told_to_end() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and a polite kill set."""
-    end = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: end.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def on_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Do something at Ctrl-C and at a polite kill, for the time of a `with`."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield end
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _give_up(number: int, _: FrameType | None) -> None:
+    """End while the service is not up yet."""
+    raise SystemExit(128 + number)
 
 
 def _threads(config: ServeConfig) -> int:

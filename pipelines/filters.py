@@ -137,6 +137,10 @@ def where(filters: Filters) -> tuple[str, list[Scalar]]:
             terms.append(f"{column} in ({', '.join('?' * len(each.values))})")
             parameters += each.values
         for sign, bound in ((">=", each.least), ("<=", each.most)):
+            if isinstance(bound, int | float):
+                # For DuckDB NaN is more than any number, and by Parquet's statistics, which leave it out, no
+                # value is NaN: `isnan` finds none.
+                terms.append(f"isfinite({column}::double)")
             if bound is not None:
                 terms.append(f"{column} {sign} ?")
                 parameters.append(bound)

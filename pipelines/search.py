@@ -157,7 +157,8 @@ class Searcher:
             self._index(attribute)
         for group in self.manifest.groups:
             self._shows_of(group)
-        self._admit(frozenset())
+        for having in ((), *((attribute,) for attribute in self.attributes)):
+            self._admit(frozenset(having))
         if self.manifest.groups:
             self._catalog.read([0])
 

@@ -173,6 +173,9 @@ def started(folder: Path, shop: ServedShop) -> Iterator[None]:
 
 def _answers(shop: ServedShop) -> bool:
     try:
-        return shop.get("/healthz", token="").status_code == 200
+        found = shop.get("/healthz", token="")
     except requests.ConnectionError:
         return False
+    assert found.status_code in (200, 503), found.text
+    assert found.status_code == 200 or set(found.json()) == {"error"}
+    return found.status_code == 200

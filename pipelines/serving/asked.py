@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.asking import parse_weights
 from pipelines.filters import shown
-from pipelines.serving.refusals import Refusal
+from pipelines.serving.refusals import Refusal, refused_at
 
 EXAMPLE_WEIGHTS = '{"neckline_design": 0.7, "sleeve_length": 0.3}'
 EXAMPLE_FILTERS = '{"brand": ["Acme"], "price": {"min": 10, "max": 50}}'
@@ -51,7 +51,8 @@ def read_weights(text: str) -> dict[str, float]:
 
 def read_words(text: str) -> dict[str, float]:
     """Return the weights of a query parameter: `name=weight,name=weight`, or names alone."""
-    weights = parse_weights(filter(None, text.split(",")), "attributes")
+    with refused_at("attributes"):
+        weights = parse_weights(filter(None, text.split(",")), "attributes")
     if not weights:
         raise _no_weights(text)
     return weights

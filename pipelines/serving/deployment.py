@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 from starlette.types import ASGIApp
 
+from agman.errors import AgmanError
 from pipelines.serving import metrics
 from pipelines.serving.app import build_app
 from pipelines.serving.config import ServeConfig
@@ -17,6 +18,12 @@ from pipelines.serving.service import Service
 
 NAME = "agman"
 HEALTH_PERIOD_S = 5.0
+LOAD_TRIES = 2
+"""Of a replica that cannot load, when the service starts."""
+
+
+class NotServed(AgmanError):
+    """The replicas did not start; the message ends with what the last one said."""
 
 
 @serve.ingress()
@@ -82,10 +89,23 @@ def serving(
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_S),
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_wait_loop_s=0.2,
+        max_constructor_retry_count=LOAD_TRIES,
         ray_actor_options=options,
     )(Replica)
-    serve.run(deployment.bind(config, threads, token), name=NAME, route_prefix="/")
     try:
+        try:
+            serve.run(deployment.bind(config, threads, token), name=NAME, route_prefix="/")
+        except RuntimeError as error:
+            raise NotServed(_last_words()) from error
         yield
     finally:
         serve.delete(NAME)
+
+
+def _last_words() -> str:
+    """Return why replicas do not start: the end of what Serve keeps of their traceback."""
+    application = serve.status().applications.get(NAME)
+    messages = [each.message for each in application.deployments.values()] if application else []
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("File ", "^", "Traceback", "ray::"))]
+    return f"no process of the service could start: {said[-1] if said else 'see the log of Ray Serve'}"

@@ -9,9 +9,9 @@
 ```
 """
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -104,11 +104,6 @@ def answer_of(refusal: Refusal, headers: Mapping[str, str] | None = None) -> JSO
     return JSONResponse(ErrorAnswer(error=refusal.error).model_dump(), refusal.code, said)
 
 
-def body_of(refusal: Refusal) -> bytes:
-    """Return a refusal's body, where there is no answer object to send."""
-    return json.dumps(ErrorAnswer(error=refusal.error).model_dump()).encode()
-
-
 def refusal_of_picture(error: BadSample, where: str = "picture") -> Refusal:
     """Return why an uploaded picture is refused."""
     code = {"too_large": 413, "not_an_image": 415, "unsupported": 415, "empty": 415}.get(error.kind, 422)
@@ -120,6 +115,16 @@ def refusal_of_picture(error: BadSample, where: str = "picture") -> Refusal:
         found=without_secrets(str(error)),
         do="Send another picture, or save it anew as a JPEG.",
     )
+
+
+@contextmanager
+def refused_at(where: str) -> Iterator[None]:
+    """Name the field of what is found to be invalid within a `with`."""
+    try:
+        yield
+    except InvalidInput as error:
+        said = without_secrets(str(error))
+        raise Refusal(422, said, where=where, do="GET /attributes lists what there is.") from error
 
 
 def install(app: FastAPI) -> None:

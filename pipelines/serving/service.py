@@ -16,6 +16,8 @@ from ray import serve
 from torch import Tensor
 
 from agman.errors import BadSample
+from agman.taxonomy import position_in
+from agman.transforms import MAX_PIXELS
 from pipelines.asking import Query, Question, ask, query_of_product, query_of_vectors
 from pipelines.lake import Lake, bytes_sha256
 from pipelines.query_model import QueryModel, Seen
@@ -24,14 +26,15 @@ from pipelines.serving.config import ServeConfig
 from pipelines.serving.current import Current
 from pipelines.serving.drawn import Drawn, Kept, draw_attention, draw_thumbnail
 from pipelines.serving.loaded import Loaded
-from pipelines.serving.refusals import Refusal, refusal_of_picture
+from pipelines.serving.refusals import Refusal, refusal_of_picture, refused_at
 
 P = ParamSpec("P")
 R = TypeVar("R")
 WORKERS = 8
 """Threads for requests: what they wait for is mostly FAISS, Pillow and files, which let others run."""
 KEPT_PICTURES_BYTES = 64 << 20
-KEPT_MAPS = 4096
+KEPT_MAPS_BYTES = 32 << 20
+"""Of eight attributes and 224 pixels a picture's maps are 6 KB: those of 5,000 pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,19 +59,24 @@ class Service:
             threads: that the network and a search may take.
 
         Raises:
-            InvalidInput, AgmanError: if nothing can be loaded.
+            InvalidInput, AgmanError: if nothing can be loaded, or the catalog has no such product column.
         """
         self.config = config
         torch.set_num_threads(threads)
         device = "cuda" if config.accelerator == "gpu" else "cpu"
         self.current = Current(Lake(config.lake), threads=threads, device=device, poll_s=config.poll_s)
         self._workers = ThreadPoolExecutor(WORKERS, "requests")
+        # A picture of the most pixels takes some 300 MB while it is decoded.
+        self._decoding = asyncio.Semaphore(max(2, threads))
         self._pictures = Kept(KEPT_PICTURES_BYTES)
-        self._maps = Kept(KEPT_MAPS * 8192)
+        self._maps = Kept(KEPT_MAPS_BYTES)
         self._see = serve.batch(
             max_batch_size=config.batching.max_size, batch_wait_timeout_s=config.batching.wait_s
         )(self._see_batch)
         self.current.start()
+        with self.current.use() as loaded:
+            if config.product_column:
+                position_in(config.product_column, list(loaded.searcher.products.own_columns), "column")
 
     def close(self) -> None:
         """End its threads."""
@@ -82,7 +90,7 @@ class Service:
     async def search_picture(self, loaded: Loaded, encoded: bytes, asked: Asked) -> answers.SearchAnswer:
         """Search with a picture that was sent."""
         question = await self._run(self._question, loaded, asked)
-        seen = await self._look(loaded, encoded)
+        seen = await self._look(loaded, encoded, self.config.limits.pixels)
         return await self._run(self._search_seen, loaded, seen, encoded, asked, question)
 
     async def products(self, loaded: Loaded, text: str, limit: int, offset: int) -> answers.Products:
@@ -103,21 +111,24 @@ class Service:
         if (kept := self._pictures.get(name)) is not None:
             return Drawn(name, kept)
         encoded = await self._run(loaded.searcher.picture_of, row)
-        drawn = await self._run(draw_thumbnail, encoded, height)
+        async with self._decoding:
+            drawn = await self._run(draw_thumbnail, encoded, height)
         self._pictures.put(name, drawn)
         return Drawn(name, drawn)
 
     async def attention_of_key(self, loaded: Loaded, row: Mapping[str, Any], attribute: str) -> Drawn:
         """Return where the network looked on a product's picture."""
-        return await self._attention(
-            loaded, await self._run(loaded.searcher.picture_of, row), attribute, row["sha256"]
-        )
+        encoded = await self._run(loaded.searcher.picture_of, row)
+        return await self._attention(loaded, encoded, attribute, row["sha256"], MAX_PIXELS)
 
     async def attention_of_picture(self, loaded: Loaded, encoded: bytes, attribute: str) -> Drawn:
         """Return where the network looked on a picture that was sent."""
-        return await self._attention(loaded, encoded, attribute, bytes_sha256(encoded))
+        sha256 = await self._run(bytes_sha256, encoded)
+        return await self._attention(loaded, encoded, attribute, sha256, self.config.limits.pixels)
 
-    async def _attention(self, loaded: Loaded, encoded: bytes, attribute: str, sha256: str) -> Drawn:
+    async def _attention(
+        self, loaded: Loaded, encoded: bytes, attribute: str, sha256: str, max_pixels: int
+    ) -> Drawn:
         names = loaded.model.attributes
         if attribute not in names:
             raise Refusal(
@@ -131,19 +142,20 @@ class Service:
         place = f"{loaded.searcher.manifest.model}-{sha256}"
         kept = self._maps.get(place)
         if kept is None:
-            maps = np.abs((await self._look(loaded, encoded)).attention, dtype=np.float32)
-            kept = maps.tobytes()
+            seen = await self._look(loaded, encoded, max_pixels)
+            kept = np.abs(seen.attention, dtype=np.float32).tobytes()
             self._maps.put(place, kept)
         side = int((len(kept) / 4 / len(names)) ** 0.5)
         maps = np.frombuffer(kept, np.float32).reshape(len(names), side, side)
-        drawn = await self._run(draw_attention, encoded, maps[names.index(attribute)])
+        async with self._decoding:
+            drawn = await self._run(draw_attention, encoded, maps[names.index(attribute)])
         return Drawn(f"{place}-{attribute}", drawn)
 
-    async def _look(self, loaded: Loaded, encoded: bytes) -> Seen:
+    async def _look(self, loaded: Loaded, encoded: bytes, max_pixels: int) -> Seen:
         """Let the network look at a picture, together with others that came at the same time."""
-        read = partial(loaded.model.read, encoded, max_pixels=self.config.limits.pixels)
         try:
-            pixels = await self._run(read)
+            async with self._decoding:
+                pixels = await self._run(loaded.model.read, encoded, max_pixels=max_pixels)
         except BadSample as error:
             raise refusal_of_picture(error) from error
         seen: Seen = await self._see((loaded.model, pixels))
@@ -157,14 +169,13 @@ class Service:
         """Check what is asked.
 
         Raises:
-            InvalidInput: if it cannot be answered.
+            Refusal: if it cannot be answered.
         """
-        return Question(
-            weights=loaded.searcher.check_weights(asked.weights),
-            k=asked.k,
-            include_absent=asked.include_absent,
-            filters=loaded.searcher.products.filters_of(asked.filters),
-        )
+        with refused_at("attributes"):
+            weights = loaded.searcher.check_weights(asked.weights)
+        with refused_at("filters"):
+            filters = loaded.searcher.products.filters_of(asked.filters)
+        return Question(weights=weights, k=asked.k, include_absent=asked.include_absent, filters=filters)
 
     def _search_key(self, loaded: Loaded, key: str, asked: Asked) -> answers.SearchAnswer:
         row = _row_of(loaded, key)

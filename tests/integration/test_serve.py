@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from collections import Counter
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -285,20 +286,20 @@ class TestRefusals:
             ({"attributes": "{}"}, 422, "attributes"),
             ({"attributes": '{"neckline_design": "much"}'}, 422, "attributes"),
             ({"attributes": '{"neckline_design": NaN}'}, 400, "attributes"),
-            ({"attributes": '{"neckline_design": -1}'}, 422, ""),
-            ({"attributes": '{"neckline_design": 0}'}, 422, ""),
-            ({"attributes": '{"buttons": 1}'}, 422, ""),
-            ({"attributes": '{"\\ud800": 1}'}, 422, ""),
+            ({"attributes": '{"neckline_design": -1}'}, 422, "attributes"),
+            ({"attributes": '{"neckline_design": 0}'}, 422, "attributes"),
+            ({"attributes": '{"buttons": 1}'}, 422, "attributes"),
+            ({"attributes": '{"\\ud800": 1}'}, 422, "attributes"),
             ({"key": "unknown"}, 404, "key"),
             ({"key": ""}, 400, "picture, key"),
             ({"k": "0"}, 422, "body.k"),
             ({"k": "201"}, 422, "body.k"),
-            ({"filters": '{"colour": ["red"]}'}, 422, ""),
-            ({"filters": '{"uri": ["x"]}'}, 422, ""),
-            ({"filters": '{"price": ["cheap"]}'}, 422, ""),
-            ({"filters": '{"price": {"below": 5}}'}, 422, ""),
-            ({"filters": '{"brand": {"min": "A"}}'}, 422, ""),
-            ({"filters": "[1]"}, 422, ""),
+            ({"filters": '{"colour": ["red"]}'}, 422, "filters"),
+            ({"filters": '{"uri": ["x"]}'}, 422, "filters"),
+            ({"filters": '{"price": ["cheap"]}'}, 422, "filters"),
+            ({"filters": '{"price": {"below": 5}}'}, 422, "filters"),
+            ({"filters": '{"brand": {"min": "A"}}'}, 422, "filters"),
+            ({"filters": "[1]"}, 422, "filters"),
         ],
     )
     def test_forms(self, shop: ServedShop, form: dict[str, str], code: int, where: str) -> None:
@@ -349,6 +350,21 @@ class TestRefusals:
         assert set(codes) == {200, 429}
         assert codes[200] >= 12
         assert shop.get("/healthz").status_code == 200
+
+
+def test_a_damaged_picture_is_refused_without_a_path(shop: ServedShop) -> None:
+    with open_searcher(shop.lake) as searcher:
+        row = searcher.row_of("style-11")
+        tar = Path(shop.lake.url) / searcher.manifest.shards[row["shard"]][0].name
+    whole = tar.read_bytes()
+    tar.write_bytes(bytes(len(whole)))
+    try:
+        answer = shop.get("/pictures/style-11?height=77")
+        assert refusal(answer, 503)["what"] == "The storage does not give what this needs."
+        assert row["sha256"][:12] not in answer.text
+    finally:
+        tar.write_bytes(whole)
+    assert shop.get("/pictures/style-11?height=77").status_code == 200
 
 
 def test_a_publication_fails_no_request(shop: ServedShop) -> None:
