@@ -1,0 +1,103 @@
+// The service's answers. Addresses are relative, so that the page also works below a prefix.
+import { byId } from "./dom.js";
+
+const KEPT = "look-alikes-token";
+
+/** The service, or the way to it, said no. */
+export class Refused extends Error {}
+
+let asking = null;
+
+async function request(path, options = {}) {
+  const token = sessionStorage.getItem(KEPT);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The service does not answer. Check the connection, then try again.");
+  }
+  if (answer.status === 401) {
+    await askForToken(Boolean(token));
+    return request(path, options);
+  }
+  if (!answer.ok) throw new Refused(await reason(answer));
+  return answer;
+}
+
+async function reason(answer) {
+  const { error } = await answer.json().catch(() => ({}));
+  if (!error?.what) return `The service could not do this (${answer.status}). Try again in a moment.`;
+  if (error.where === "key") return `The catalog has no product \u201c${error.found}\u201d. It may have gone since the link was made.`;
+  const found = answer.status === 413 || answer.status === 415 ? error.found : "";
+  const advice = error.do?.startsWith("GET ") ? "" : error.do; // meant for who writes programs
+  return [error.what, found, advice].filter(Boolean).map(sentence).join(" ");
+}
+
+const sentence = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
+
+/** Several requests may be refused at once; a person is asked once. */
+function askForToken(wasWrong) {
+  asking ??= new Promise((resolve) => {
+    if (wasWrong) byId("ask-text").textContent = "That token was not accepted. Check it and enter it again.";
+    byId("ask").onclose = () => {
+      sessionStorage.setItem(KEPT, byId("token").value);
+      byId("token").value = "";
+      asking = null;
+      resolve();
+    };
+    byId("ask").showModal();
+  });
+  return asking;
+}
+
+const json = async (path, options) => (await request(path, options)).json();
+const blob = async (path, options) => (await request(path, options)).blob();
+
+const pathOf = (key) => key.split("/").map(encodeURIComponent).join("/");
+
+export const attributes = () => json("attributes");
+export const snapshot = () => json("snapshots/current");
+
+/** A page of the catalog. */
+export const products = (limit, offset, text, signal) =>
+  json(`products?${new URLSearchParams({ limit, offset, q: text })}`, { signal });
+
+/**
+ * Search with a product or a picture.
+ * @param {{key: string} | {file: Blob}} query
+ * @param {Object<string, number>} weights by attribute
+ */
+export function search(query, weights, options, signal) {
+  const body = form({
+    ...(query.file ? { picture: query.file } : { key: query.key }),
+    attributes: JSON.stringify(weights),
+    k: options.k,
+    filters: JSON.stringify(options.filters),
+    exclude_same_product: !options.same,
+    include_absent: options.absent,
+  });
+  return json("search", { method: "POST", body, signal });
+}
+
+function form(fields) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) body.append(name, value);
+  return body;
+}
+
+/** Set an image's source; an img element cannot send a token, so with one the bytes are fetched here. */
+export async function showPicture(image, path) {
+  if (!sessionStorage.getItem(KEPT)) image.src = path;
+  else image.src = URL.createObjectURL(await blob(path));
+}
+
+/** Address of a product's picture. */
+export const picturePath = (key, height) => `pictures/${pathOf(key)}?height=${height}`;
+
+/** The map of where the model looks on a product or an upload. */
+export function attention(query, attribute) {
+  if (!query.file) return blob(`attention/${pathOf(query.key)}?${new URLSearchParams({ attribute })}`);
+  return blob("attention", { method: "POST", body: form({ picture: query.file, attribute }) });
+}
