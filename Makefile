@@ -2,7 +2,7 @@
 PYTHON ?= python3
 LAKE ?= ./demo-lake
 BIN := .venv/bin
-TESTS ?= tests/unit tests/integration tests/multi_node
+TESTS ?= tests/unit tests/integration tests/browser tests/multi_node
 
 .PHONY: demo test coverage bench lint clean
 

@@ -11,13 +11,10 @@ let asking = null;
 async function request(path, options = {}) {
   const token = sessionStorage.getItem(KEPT);
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, headers });
-  } catch (error) {
+  const answer = await fetch(path, { ...options, headers }).catch((error) => {
     if (error.name === "AbortError") throw error;
     throw new Refused("The service does not answer. Check the connection, then try again.");
-  }
+  });
   if (answer.status === 401) {
     await askForToken(Boolean(token));
     return request(path, options);
@@ -30,12 +27,9 @@ async function reason(answer) {
   const { error } = await answer.json().catch(() => ({}));
   if (!error?.what) return `The service could not do this (${answer.status}). Try again in a moment.`;
   if (error.where === "key") return `The catalog has no product \u201c${error.found}\u201d. It may have gone since the link was made.`;
-  const found = answer.status === 413 || answer.status === 415 ? error.found : "";
-  const advice = error.do?.startsWith("GET ") ? "" : error.do; // meant for who writes programs
-  return [error.what, found, advice].filter(Boolean).map(sentence).join(" ");
+  const isForPrograms = error.do?.startsWith("GET ");
+  return isForPrograms ? error.what : `${error.what} ${error.do ?? ""}`;
 }
-
-const sentence = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
 
 /** Several requests may be refused at once; a person is asked once. */
 function askForToken(wasWrong) {
@@ -64,11 +58,7 @@ export const snapshot = () => json("snapshots/current");
 export const products = (limit, offset, text, signal) =>
   json(`products?${new URLSearchParams({ limit, offset, q: text })}`, { signal });
 
-/**
- * Search with a product or a picture.
- * @param {{key: string} | {file: Blob}} query
- * @param {Object<string, number>} weights by attribute
- */
+/** Search with a product {key} or a picture {file}; weights are by attribute, of any sum. */
 export function search(query, weights, options, signal) {
   const body = form({
     ...(query.file ? { picture: query.file } : { key: query.key }),

@@ -63,11 +63,7 @@ function shop(product, known) {
   return make("div.shop", head, rest.length ? make("p", rest.join(" · ")) : [], make("p", product.key));
 }
 
-/**
- * One answer.
- * @param {object} result as the service gives it
- * @param {object} found what it was found for: {known, attributes, query (predicted of the query), both, more}
- */
+/** One answer; `found` is what it was found for: {known, attributes, query (its predicted values), both, more}. */
 export function resultCard(result, found) {
   const { known, attributes } = found;
   const [main] = attributes;
@@ -83,7 +79,7 @@ export function resultCard(result, found) {
   const act = { onclick: () => found.more(result), "aria-haspopup": "dialog" };
   const more = make("button.more", act, "More like this for\u2026", spoken(` (${result.key})`));
   const strength = make("div.strength", { "aria-hidden": "true" }, bar);
-  return make("li.card", button, strength, head, isMix ? parts(result, found) : [], shop(result, known), more);
+  return make("li.card", { "data-key": result.key }, button, strength, head, isMix ? parts(result, found) : [], shop(result, known), more);
 }
 
 const score = (number) => make("span.score", spoken("score "), cosine(number));

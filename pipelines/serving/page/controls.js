@@ -2,7 +2,7 @@
 import { EVEN } from "./address.js";
 import { byId, make } from "./dom.js";
 import { buildFilters, showFilters } from "./filters.js";
-import { lacks, plain, seen, titled } from "./words.js";
+import { lacks, plain, sight, titled } from "./words.js";
 
 const chips = new Map();
 const sliders = new Map();
@@ -41,7 +41,7 @@ function showChips(search, known, predicted) {
     const { chip, said } = chips.get(name);
     const isChosen = name in search.weights;
     chip.setAttribute("aria-pressed", String(isChosen));
-    said.textContent = seen(predicted?.[name]) || (lacks(predicted?.[name]) ? "not seen" : "");
+    said.textContent = sight(predicted?.[name]);
     const home = lacks(predicted?.[name]) && !isChosen ? others : byId("chips");
     if (chip.parentElement !== home) home.append(chip); // moving it would take the focus away
   }

@@ -15,14 +15,9 @@ export function make(what, ...parts) {
   for (const part of parts) {
     if (Array.isArray(part)) node.append(...part);
     else if (part instanceof Node || typeof part === "string") node.append(part);
-    else for (const [name, value] of Object.entries(part)) set(node, name, value);
+    else for (const name in part) name in node ? (node[name] = part[name]) : node.setAttribute(name, part[name]);
   }
   return node;
-}
-
-function set(node, name, value) {
-  if (name in node) node[name] = value;
-  else node.setAttribute(name, value);
 }
 
 /** A text that only screen readers read. */

@@ -13,7 +13,7 @@ export function buildFilters(known, change) {
       if (filter) search.filters[name] = filter;
       else delete search.filters[name];
     });
-  const field = (column) => (column.values ? choice : span)(column, (filter) => set(column.name, filter));
+  const field = (column) => (column.values?.length ? choice : span)(column, (filter) => set(column.name, filter));
   byId("filter-fields").append(...columns.map(field));
   byId("clear").onclick = () => change((search) => (search.filters = {}));
 }

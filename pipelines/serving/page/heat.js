@@ -28,7 +28,7 @@ export async function showMap(frame, query, attribute) {
 
 /**
  * Make a button show the map: while a mouse is over it or the keyboard is on it, and for good after a press.
- * @param {() => string} attribute asked each time, since the search may have changed
+ * `attribute` is a function, since the search may have changed.
  */
 export function mapOnLook(button, query, attribute) {
   const isPinned = () => button.getAttribute("aria-pressed") === "true";

@@ -8,8 +8,7 @@ import { browse, clearNotice, fail, showAnswers, showBusy, showCatalog, showQuer
 import { lacks } from "./words.js";
 
 const REST_MS = 160; // a slider that is dragged, a number that is typed: asked for once it rests
-const FROM_UPLOAD = "This link was made with an uploaded picture, which a link cannot carry. Drop that picture here: "
-  + "what has to match and the filters are set.";
+const FROM_UPLOAD = "This link was made with a picture that no link can carry. Drop that picture here: all else is set.";
 
 let known = null; // attributes and columns of the catalog
 let search = nothing();
@@ -65,7 +64,7 @@ async function answer(signal) {
   if (search.side) addSecond();
   showControls(search, known, predicted(), change);
   const names = Object.keys(search.weights);
-  const wanted = search.side ? names.slice(0, 2).map((name) => ({ [name]: 1 })) : [shares()];
+  const wanted = search.side ? names.slice(0, 2).map((name) => ({ [name]: 1 })) : [search.weights];
   const answers = await Promise.all(wanted.map((weights) => api.search(query(), weights, search, signal)));
   if (signal.aborted) return;
   meetQuery(answers[0].query);
@@ -97,12 +96,6 @@ function surest() {
   const said = predicted() ?? {};
   const sureness = (name) => (lacks(said[name]) ? -1 : (said[name]?.score ?? 0));
   return known.attributes.map((each) => each.name).sort((a, b) => sureness(b) - sureness(a));
-}
-
-function shares() {
-  const total = Object.values(search.weights).reduce((sum, weight) => sum + weight, 0);
-  const share = ([name, weight]) => [name, Number((weight / total).toFixed(3))];
-  return Object.fromEntries(Object.entries(search.weights).map(share));
 }
 
 const byWeight = (weights) => Object.keys(weights).sort((a, b) => weights[b] - weights[a]);

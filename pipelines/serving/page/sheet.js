@@ -2,14 +2,9 @@
 import { photo } from "./cards.js";
 import { byId, make } from "./dom.js";
 import { showMap } from "./heat.js";
-import { factLine, lacks, listed, plain, seen, titled } from "./words.js";
+import { factLine, lacks, listed, plain, sight, titled } from "./words.js";
 
-/**
- * Open the sheet of a product.
- * @param {object} product as the service gives it
- * @param {string[]} chosen attributes of the present search
- * @param {(attribute: ?string) => void} go is given an attribute, or null for the present mix
- */
+/** Open the sheet of a product; `go` is given an attribute, or null for the mix that is `chosen` now. */
 export function openSheet(product, chosen, known, go) {
   const sheet = byId("sheet");
   const frame = make("div.frame", photo(product, known, 640));
@@ -22,10 +17,9 @@ export function openSheet(product, chosen, known, go) {
     const act = { onclick: take, onpointerenter: look, onfocus: look };
     return make("li", make("button", act, make("span", text), make("small", said)));
   };
-  const ways = bySight(product, known).map((name) => {
-    const said = product.predicted?.[name];
-    return way(titled(name), seen(said) || (lacks(said) ? "not seen" : ""), name);
-  });
+  const saidOf = ({ name }) => product.predicted?.[name];
+  const seenFirst = known.attributes.toSorted((a, b) => lacks(saidOf(a)) - lacks(saidOf(b)));
+  const ways = seenFirst.map((each) => way(titled(each.name), sight(saidOf(each)), each.name));
   if (chosen.length > 1) ways.unshift(way("The same mix", listed(chosen.map(plain)), null));
   const about = [product.key, factLine(product.columns, known)].filter(Boolean).join(" · ");
   sheet.replaceChildren(
@@ -39,9 +33,3 @@ export function openSheet(product, chosen, known, go) {
   sheet.querySelector(".ways button").focus();
 }
 
-/** What the model sees first, the rest after it. */
-function bySight(product, known) {
-  const names = known.attributes.map((each) => each.name);
-  const isUnseen = (name) => lacks(product.predicted?.[name]);
-  return [...names.filter((name) => !isUnseen(name)), ...names.filter(isUnseen)];
-}

@@ -58,12 +58,7 @@ export function showQuery(query, known, attribute) {
   byId("query-note").textContent = note;
 }
 
-/**
- * Show answers: one grid, or two columns of one attribute each.
- * @param {object[]} answers of the service
- * @param {string[][]} names attributes of each answer, heaviest first
- * @param {object} page {search, known, predicted, change, go}
- */
+/** Show answers: one grid, or two columns. `names` are each one's attributes, heaviest first. */
 export function showAnswers(answers, names, page) {
   const { search, known } = page;
   const keys = answers.map((answer) => new Set(answer.results.map((result) => result.key)));
@@ -86,7 +81,7 @@ export function showAnswers(answers, names, page) {
 
 const alike = (names) => `Alike in ${listed(names.map(plain))}`;
 
-const countOf = ({ results }) => (results.length ? `${counted(results.length, "product")}, most alike first` : "No products");
+const countOf = ({ results: { length } }) => (length ? `${counted(length, "product")}, most alike first` : "No products");
 
 function countOfTwo(answers, isBoth) {
   const both = answers[0].results.filter((result) => isBoth(result.key)).length;
@@ -111,11 +106,9 @@ function column(list, attribute, index, { search, known, change }) {
 
 /** Weights with another attribute at a position; one that is there already changes places with it. */
 function exchanged(weights, index, name) {
-  const names = Object.keys(weights);
-  const other = names.indexOf(name);
-  if (other >= 0) names[other] = names[index];
-  names[index] = name;
-  return Object.fromEntries(names.map((each) => [each, weights[each] ?? EVEN]));
+  const old = Object.keys(weights)[index];
+  const now = { [name]: old, [old]: name };
+  return Object.fromEntries(Object.keys(weights).map((each) => [now[each] ?? each, weights[now[each] ?? each] ?? EVEN]));
 }
 
 function nothingFound({ search, change }) {

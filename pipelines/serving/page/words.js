@@ -22,6 +22,9 @@ export const cosine = (number) => number.toFixed(3);
 /** What the model sees of an attribute, or "" where it names nothing. */
 export const seen = (said) => (said?.value && said.value !== "invisible" ? plain(said.value) : "");
 
+/** What a chip says of it. */
+export const sight = (said) => seen(said) || (lacks(said) ? "not seen" : "");
+
 /** Whether the model says that a picture lacks an attribute; one that it cannot tell about is not lacking. */
 export const lacks = (said) => said?.applies === false || said?.value === "invisible";
 
@@ -30,7 +33,7 @@ export function facts(columns, known) {
   const texts = known.columns.map(({ name, values }) => ({
     text: written(columns?.[name], name),
     isNumber: typeof columns?.[name] === "number",
-    isShared: Boolean(values), // by many products, unlike a SKU
+    isShared: values?.length > 0, // unlike a SKU
   }));
   return texts.filter(({ text }) => text);
 }
