@@ -1,12 +1,13 @@
 """A Chromium, a served lake and a page for the tests of the search page; one of each for all of them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -31,6 +32,9 @@ ARGUMENTS = (
 )  # fmt: skip
 NUM_PRODUCTS = 96
 WAIT_MS = 15_000
+PICTURES_SHOWN = """Promise.all([...document.images]
+    .filter(image => image.getBoundingClientRect().top < innerHeight)
+    .map(image => image.decode().catch(() => null)))"""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -71,10 +75,32 @@ def address(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     """Where `jobs/serve.py` answers, in a process and on a Ray of its own."""
     (port,) = free_ports(1)
     log = tmp_path_factory.mktemp("serve") / "log"
+    with started(port, log, ROOT / "jobs" / "serve.py", "--lake", lake.url, "--port", str(port)) as url:
+        yield url
+
+
+@pytest.fixture
+def token() -> str:
+    return "as-good-as-any"
+
+
+@pytest.fixture
+def guarded_address(lake: Lake, token: str, tmp_path: Path) -> Iterator[str]:
+    """Where the service answers to who shows the token."""
+    (port,) = free_ports(1)
+    script = Path(__file__).with_name("guarded_app.py")
+    with started(port, tmp_path / "log", script, lake.url, str(port), token) as url:
+        yield url
+
+
+@contextmanager
+def started(port: int, log: Path, *command: str | Path) -> Iterator[str]:
+    """Run a Python script that serves at a port until the end of a `with`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, ROOT / "jobs" / "serve.py", "--lake", lake.url, "--port", str(port)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            [sys.executable, *command],
+            env=environment,
             stdout=output,
             stderr=output,
             preexec_fn=dies_with_parent,
@@ -89,11 +115,9 @@ def address(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def _answers(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 @pytest.fixture
@@ -107,16 +131,17 @@ def open_page(
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
-    def open_(path: str = "/", **options: object) -> Page:
+    def open_(path: str = "/", base: str = address, **options: object) -> Page:
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address + path)
+        page.goto(base + path)
         return page
 
     yield open_
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
     for number, context in enumerate(contexts):
-        name = request.node.name + (f"-{number}" if number else "")
-        context.pages[-1].screenshot(path=SCREENSHOTS / f"{name}.png")
+        context.pages[-1].evaluate(PICTURES_SHOWN)
+        context.pages[-1].screenshot(path=SCREENSHOTS / f"{name}{number or ''}.png")
         context.close()
     assert not errors

@@ -207,7 +207,9 @@ def test_more_like_this_goes_on_from_a_result(open_page: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", SHARED, f"{SHARED}&side=1", f"/?key={KEY}&like=coat_length&where.price=..1"]
+    "path",
+    ["/", SHARED, f"{SHARED}&side=1", f"/?key={KEY}&like=coat_length&where.price=..1"],
+    ids=["start", "mix", "side", "nothing"],
 )
 def test_a_phone_shows_all_of_it(open_page: Open, path: str) -> None:
     page = open_page(path, **PHONE)
@@ -272,6 +274,20 @@ def test_a_product_that_is_gone_is_said_to_be(open_page: Open) -> None:
     page.locator("#results").get_by_role("button", name="Choose another picture").click()
     expect(settled(page).get_by_role("alert")).to_be_hidden()
     assert page.url.endswith("/")
+
+
+def test_a_token_is_asked_for_and_kept(open_page: Open, guarded_address: str, token: str) -> None:
+    page = open_page(SHARED, guarded_address)
+    dialog = page.get_by_role("dialog", name="asks for a token")
+    for said, advice in (("wrong", "Whoever runs it"), (token, "was not accepted")):
+        expect(dialog).to_contain_text(advice)
+        dialog.get_by_label("Token").fill(said)
+        dialog.get_by_role("button", name="Go on").click()
+    picture = settled(page).locator("#results .photo").first
+    expect(picture).to_have_attribute("src", re.compile("^blob:"))
+    picture.evaluate("image => image.decode()")
+    settled(page.reload() and page)
+    expect(dialog).to_be_hidden()
 
 
 def test_the_keyboard_reaches_everything(open_page: Open) -> None:

@@ -16,7 +16,7 @@ async function request(path, options = {}) {
     throw new Refused("The service does not answer. Check the connection, then try again.");
   });
   if (answer.status === 401) {
-    await askForToken(Boolean(token));
+    if (token === sessionStorage.getItem(KEPT)) await askForToken(Boolean(token)); // else it was given meanwhile
     return request(path, options);
   }
   if (!answer.ok) throw new Refused(await reason(answer));
@@ -27,14 +27,13 @@ async function reason(answer) {
   const { error } = await answer.json().catch(() => ({}));
   if (!error?.what) return `The service could not do this (${answer.status}). Try again in a moment.`;
   if (error.where === "key") return `The catalog has no product \u201c${error.found}\u201d. It may have gone since the link was made.`;
-  const isForPrograms = error.do?.startsWith("GET ");
-  return isForPrograms ? error.what : `${error.what} ${error.do ?? ""}`;
+  return error.do?.startsWith("GET ") ? error.what : `${error.what} ${error.do ?? ""}`; // GET: for programs
 }
 
 /** Several requests may be refused at once; a person is asked once. */
 function askForToken(wasWrong) {
   asking ??= new Promise((resolve) => {
-    if (wasWrong) byId("ask-text").textContent = "That token was not accepted. Check it and enter it again.";
+    if (wasWrong) byId("ask-text").textContent = "That token was not accepted. Enter it again.";
     byId("ask").onclose = () => {
       sessionStorage.setItem(KEPT, byId("token").value);
       byId("token").value = "";
@@ -49,12 +48,15 @@ function askForToken(wasWrong) {
 const json = async (path, options) => (await request(path, options)).json();
 const blob = async (path, options) => (await request(path, options)).blob();
 
-const pathOf = (key) => key.split("/").map(encodeURIComponent).join("/");
+/** A key in an address; slashes stay where no browser would take them for a step. */
+function pathOf(key) {
+  const steps = key.split("/");
+  return steps.some((step) => /^\.{0,2}$/.test(step)) ? encodeURIComponent(key) : steps.map(encodeURIComponent).join("/");
+}
 
 export const attributes = () => json("attributes");
 export const snapshot = () => json("snapshots/current");
 
-/** A page of the catalog. */
 export const products = (limit, offset, text, signal) =>
   json(`products?${new URLSearchParams({ limit, offset, q: text })}`, { signal });
 
