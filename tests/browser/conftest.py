@@ -1,4 +1,7 @@
-"""A Chromium, a served lake and a page for the tests of the search page; one of each for all of them."""
+"""A Chromium, a served lake and a page for the tests of the search page.
+
+One of each for a file, not for the session: Playwright keeps an event loop in this thread.
+"""
 
 import os
 import re
@@ -32,9 +35,12 @@ ARGUMENTS = (
 )  # fmt: skip
 NUM_PRODUCTS = 96
 WAIT_MS = 15_000
-PICTURES_SHOWN = """Promise.all([...document.images]
-    .filter(image => image.getBoundingClientRect().top < innerHeight)
-    .map(image => image.decode().catch(() => null)))"""
+PICTURES_SHOWN = """Promise.race([
+    new Promise(resolve => setTimeout(resolve, 2000)),
+    Promise.all([...document.images].map(image => image.getBoundingClientRect().bottom > 0
+        && image.getBoundingClientRect().top < innerHeight && image.decode().catch(() => null))),
+])"""
+"""For screenshots; a picture that the browser never loads, as nobody sees it, must not hold a test up."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -46,7 +52,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         terminal.write_line("browser tests skipped: no Chromium here; on Debian: apt-get install chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
     if not CHROMIUM:
@@ -56,7 +62,7 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lake(browser: Browser, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lake:
     """A published lake of drawn products whose model names values; made where there is a browser alone."""
     lake = Lake(str(tmp_path_factory.mktemp("served") / "lake"))
@@ -70,7 +76,7 @@ def lake(browser: Browser, tmp_path_factory: pytest.TempPathFactory, tiny_model:
     return lake
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `jobs/serve.py` answers, in a process and on a Ray of its own."""
     (port,) = free_ports(1)

@@ -43,7 +43,10 @@ function showChips(search, known, predicted) {
     chip.setAttribute("aria-pressed", String(isChosen));
     said.textContent = sight(predicted?.[name]);
     const home = lacks(predicted?.[name]) && !isChosen ? others : byId("chips");
-    if (chip.parentElement !== home) home.append(chip); // moving it would take the focus away
+    if (chip.parentElement === home) continue;
+    const isFocused = chip === document.activeElement;
+    home.append(chip);
+    if (isFocused) chip.focus();
   }
   unseen.hidden = !others.children.length;
   unseen.firstElementChild.textContent = `${others.children.length} that the model does not see here`;

@@ -35,6 +35,7 @@ function choice({ name, values }, set) {
   const drop = (value) => {
     const left = chosen.filter((each) => each !== value);
     set(left.length ? left : null);
+    select.focus();
   };
   shows.set(name, (filter) => {
     chosen = filter ?? [];
