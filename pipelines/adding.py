@@ -1,23 +1,20 @@
 """Add an attribute to a model of the lake: its rows are learned, all else stays what it is.
 
 Ray tasks run the trunk once over the labelled pictures and keep what every attribute looks at; the rows are
-learned from that in the driver, in seconds. The result is published only where it is the model with an
+learned from that by one more, in seconds. The result is published only where it is the model with an
 attribute added, tensor by tensor.
 """
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from torch import Tensor
 
 from agman.checkpoint import LoadedModel, load_model, save_model
-from agman.embedder import Embedder
 from agman.errors import CheckpointMismatch, InvalidInput
 from agman.extension import extend, extend_prototypes, extend_taxonomy, why_no_extension
 from agman.fitting import fit
@@ -25,29 +22,22 @@ from agman.model import AGMAN
 from agman.prototypes import Prototypes, most_values
 from agman.rows import Learned, Rows, RowsConfig, learn_rows, set_rows
 from agman.taxonomy import FASHIONAI, Attribute, Taxonomy
-from agman.transforms import normalise
-from pipelines.cluster import num_cpus, num_gpus
 from pipelines.dataset import Dataset
-from pipelines.errors import StorageUnavailable
 from pipelines.held_out import (
     HeldOut,
-    Positions,
-    by_tar,
     first_pictures,
-    in_batches,
-    read_held_out,
     select_held_out,
 )
 from pipelines.labels import Labels
 from pipelines.lake import DIGEST_LETTERS, Lake, working_folder
 from pipelines.models import fetch_model, publish_model
 from pipelines.packed import check_model
-from pipelines.scheduling import TASK_RETRIES, Ref, result_of, run_tasks
+from pipelines.scheduling import result_of
 from pipelines.scoring import MAP, MODEL, score_attribute
+from pipelines.seeing import Seen, see
 from pipelines.shards.plan import ShardOptions
 from pipelines.telemetry import Run
-from pipelines.values import GPU_SHARE, choose_pictures, training_labels
-from pipelines.vectors import BATCH
+from pipelines.values import choose_pictures, training_labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,21 +93,6 @@ class Added:
     """By what it went to: trunk, rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Pictures as every attribute of the model looks at them."""
-
-    positions: Positions
-    """[N] in the pictures asked for; what cannot be read is missing."""
-    features: Tensor
-    """[N, D, H, W] float16."""
-    vectors: Tensor
-    """[N, A, D] float32, under the model's own attributes."""
-
-
-NOTHING = Seen(np.zeros(0, np.int64), torch.zeros(0), torch.zeros(0))
-
-
 def add_attribute(config: AddConfig, model: str, name: str, dataset: Dataset, run: Run) -> Added:
     """Learn an attribute on a model that stays, and publish both as a model of the lake.
 
@@ -143,8 +118,8 @@ def add_attribute(config: AddConfig, model: str, name: str, dataset: Dataset, ru
         select_held_out(dataset, Taxonomy((attribute,)), "valid"), config.max_validation
     )
     started = time.perf_counter()
-    seen = _see(old, dataset, pictures, "see training pictures", run)
-    judging = _see(old, dataset, held_out.pictures, "see validation pictures", run)
+    seen = see(old, dataset, pictures, "see training pictures", run)
+    judging = see(old, dataset, held_out.pictures, "see validation pictures", run)
     seeing = time.perf_counter()
     shown = _shown(labels, [pictures[position] for position in seen.positions], taxonomy)
     with run.stage("learn rows", config.rows.steps, "steps") as stage:
@@ -267,75 +242,3 @@ def _publish(lake: Lake, old: LoadedModel, new: LoadedModel, extra: Mapping[str,
             )
         publish_model(lake, folder, written.digest[:DIGEST_LETTERS])
     return written.digest[:DIGEST_LETTERS]
-
-
-def _see(old: LoadedModel, dataset: Dataset, pictures: tuple[str, ...], stage: str, run: Run) -> Seen:
-    """Run the trunk over pictures, a Ray task a tar."""
-    task: Any = ray.remote(see_pictures).options(
-        num_gpus=GPU_SHARE if num_gpus() else 0,
-        max_retries=TASK_RETRIES,
-        retry_exceptions=[StorageUnavailable],
-    )
-    tars = by_tar(dataset, pictures)
-    model, shared = ray.put(old), ray.put(pictures)
-
-    def submit(url: str) -> list[Ref]:
-        return [task.remote(model, url, tars[url], shared)]
-
-    found: list[Seen] = []
-    unreadable: Counter[str] = Counter()
-    with run.stage(stage, len(tars), "shards") as shown:
-        for _, (ref,) in run_tasks(submit, tars, 2 * num_cpus()):
-            pictures_seen, bad = result_of(ref)
-            found.append(pictures_seen)
-            unreadable += bad
-            shown.advance(1)
-    if unreadable:
-        counted = ", ".join(f"{count} {kind}" for kind, count in unreadable.most_common())
-        run.say(f"  labelled pictures that cannot be read, left out: {counted}")
-    return _joined(found)
-
-
-def see_pictures(
-    old: LoadedModel, url: str, wanted: Positions, pictures: tuple[str, ...]
-) -> tuple[Seen, Counter[str]]:
-    """Embed pictures of a tar and keep what attributes look at, in a Ray task.
-
-    Args:
-        old: the model.
-        url: the tar.
-        wanted: positions in `pictures` of those that are read from this tar.
-        pictures: sha256.
-
-    Returns:
-        Those that could be read, and by kind how many could not.
-    """
-    torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    # In float32 everywhere: a model's id must not depend on what the node multiplies natively.
-    embedder = Embedder(old.model.to(device), torch.float32)
-    unreadable: Counter[str] = Counter()
-    positions: list[int] = []
-    features: list[Tensor] = []
-    vectors: list[Tensor] = []
-    read = read_held_out(url, pictures, wanted, old.preprocess, unreadable)
-    for batch, pixels in in_batches(read, BATCH):
-        embedded, looked_at = embedder.embed_with_features(normalise(pixels.to(device), old.preprocess))
-        positions += batch
-        vectors.append(embedded.cpu())
-        features.append(looked_at.half().cpu())
-    if not positions:
-        return NOTHING, unreadable
-    return Seen(np.array(positions, np.int64), torch.cat(features), torch.cat(vectors)), unreadable
-
-
-def _joined(found: Iterable[Seen]) -> Seen:
-    """Put the tars' pictures together in the order of the pictures, however tasks ended."""
-    some = [each for each in found if len(each.positions)]
-    if not some:
-        return NOTHING
-    positions = np.concatenate([each.positions for each in some])
-    order = np.argsort(positions)
-    features = torch.cat([each.features for each in some])[torch.from_numpy(order)]
-    vectors = torch.cat([each.vectors for each in some])[torch.from_numpy(order)]
-    return Seen(positions[order], features, vectors)

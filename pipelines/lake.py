@@ -8,6 +8,8 @@ models/<model>/metrics/                 <dataset>-<split>.json, the first evalua
 embeddings/model=<model>/attribute=<attribute>/<part>.parquet
 indexes/<model>/<attribute>/<group>.faiss      and <template>.faiss: trained lists that groups are added to
 indexes/<model>/ids/<group>.parquet     what each row of a group's FAISS files is
+                                        a snapshot of a model with attributes added lists files of the
+                                        models before it as well: docs/add-an-attribute.md
 snapshots/<id>/                         manifest.json, catalog.parquet, quarantine.parquet, report.json, .html
 receipts/<stage>/…/<unit>.json          proof that a unit of work is complete
 runs/<run>/                             what a job leaves behind: report.json, left_out.parquet (records that

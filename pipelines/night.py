@@ -219,6 +219,8 @@ class Night:
         """Embed what is there under the attributes that the model has and its parts lack, no others."""
         live, known = self.tonight.live_rows(), self._known_parts()
         parts = extending.lacking(known, live, self.attributes)
+        if not parts:
+            return
         homes = extending.scattered(self.tonight, parts)
         # Rows whose picture is nowhere to be found are left behind, by a copy without the model.
         thinned = extending.thinned(self.tonight, parts, homes, live)
@@ -231,9 +233,9 @@ class Night:
         planned = extending.plan_extensions(parts, homes, self.model, self.attributes, self.shard_files)
         units = (fresh_unit(unit, self._is_damaged) for unit in planned)
         total = sum(part.num_rows for part in parts.values())
-        workers = embed_workers(self.lake, self.model, self.config.embed, len(parts)) if total else None
+        workers = embed_workers(self.lake, self.model, self.config.embed, len(parts))
         unreadable = set()
-        for unit, made in self._run("embed added attributes", total, units, workers) if total else ():
+        for unit, made in self._run("embed added attributes", total, units, workers):
             part = parts[unit.payload.extended.part]
             if made.detail["refused"]:
                 unreadable.add(part.name)

@@ -22,6 +22,7 @@ from pipelines.promotion import (
     beside,
     cancel,
     check_loss,
+    judge_added,
     judge_both,
     load_candidate,
     of_same_pictures,
@@ -132,6 +133,28 @@ def test_stored_figures_of_other_pictures_are_not_compared(lake: Lake) -> None:
         judge(lake)
     with inline_ray(), pytest.raises(InvalidInput, match="nowhere"):  # given one, it is read
         judge(lake, source="./nowhere.parquet")
+
+
+def test_added_attributes_alone_are_judged_and_by_chance(lake: Lake) -> None:
+    night, added = NightConfig(lake=lake.url, source="", dataset="shop"), ("sleeve_length",)
+    run = Run("promote", night, None)
+    with pytest.raises(
+        InvalidInput, match="figures of m2 under sleeve_length, found none of m2; add --source"
+    ):
+        judge_added(lake, "m2", added, night, "test", run)
+    for model, found in (("m2", 0.2), ("m3", 0.4)):
+        figures = scores(0.5, found)
+        for row in figures["attributes"].values():
+            row["random"] = 0.3
+        store_metrics(lake, model, figures)
+    worse, better = (judge_added(lake, model, added, night, "test", run) for model in ("m2", "m3"))
+    assert better.rows == {"skirt_length": (0.5, 0.5), "sleeve_length": (0.3, 0.4)}
+    assert (better.overall, better.added) == ((0.3, 0.4), added)
+    check_loss(better, "m3", 0)
+    with pytest.raises(GateFailed, match=r"0\.2000 .* a random ranking has 0\.3000: lower by 0\.1000"):
+        check_loss(worse, "m2", 0)
+    with pytest.raises(InvalidInput, match="found none of heel"):
+        judge_added(lake, "m3", ("heel",), night, "test", run)
 
 
 def test_the_serving_model_is_no_candidate(lake: Lake, serving: Manifest) -> None:
