@@ -25,6 +25,7 @@ import torch
 import tyro
 from rich.table import Table
 
+from agman.lanes import Lane
 from agman.transforms import Preprocess
 from benchmarks.made_shards import MadeShard, make_model, make_shards
 from benchmarks.reporting import MIN_ROUNDS, console, report
@@ -80,7 +81,7 @@ class WaitingEmbedder(PartEmbedder):
     def load(self) -> None:
         """Nothing is left to load."""
 
-    def embed(self, pixels: torch.Tensor) -> np.ndarray:
+    def embed_through(self, lane: Lane, pixels: torch.Tensor) -> np.ndarray:
         """Wait, then return [B, A, D] of the same unit vectors."""
         time.sleep(self._model_ms * len(pixels) / 1000)
         return np.repeat(self._vector[None], len(pixels), axis=0)

@@ -14,7 +14,7 @@ import torch
 from agman.checkpoint import LoadedModel, load_model
 from agman.embedder import Embedder
 from agman.errors import BadSample, InvalidInput
-from agman.lanes import Lanes
+from agman.lanes import Lane, Lanes
 from pipelines.decoding import Decoded, Decoding, Extended, PartPlan, read_batch
 from pipelines.errors import CorruptShard
 from pipelines.lake import Lake, short_digest
@@ -153,7 +153,7 @@ class PartEmbedder:
         for batch, pixels in pictures.batches(self.batch_size):
             with self._lanes.free() as lane:
                 started = time.perf_counter()
-                blocks.append(round_to_half(lane.embed(pixels).numpy()))
+                blocks.append(self.embed_through(lane, pixels))
                 model_s += time.perf_counter() - started
             digests.extend(batch)
         started = time.perf_counter()
@@ -204,7 +204,11 @@ class PartEmbedder:
     def embed(self, pixels: torch.Tensor) -> np.ndarray:
         """Embed uint8 pixels [B, 3, S, S]; returns float32 [B, A, D] rounded to what is stored."""
         with self._lanes.free() as lane:
-            return round_to_half(lane.embed(pixels).numpy())
+            return self.embed_through(lane, pixels)
+
+    def embed_through(self, lane: Lane, pixels: torch.Tensor) -> np.ndarray:
+        """Embed as `embed` does, by a lane that this thread has."""
+        return round_to_half(lane.embed(pixels).numpy())
 
 
 def choose_device(accelerator: str) -> str:
