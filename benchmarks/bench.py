@@ -58,7 +58,7 @@ SCRIPTS = (
         name="search compressed",
     ),
     Script("parquet", ("--rows", "20000"), 25),
-    Script("growth", ("--num-images", "500"), 80),
+    Script("growth", ("--num-images", "1000"), 120),
     Script("plan", ("--rows", "1000000"), 45),
     Script("scaling", ("--images-per-worker", "64", "--images-per-shard", "16", "--rounds", "2"), 70),
     Script("second_night", ("--num-images", "400", "--nights", "1"), 65),

@@ -275,7 +275,7 @@ def _publish_two(options: Options, folder: Path) -> tuple[Lake, tuple[str, str]]
 @contextmanager
 def _served(options: Options, lake: Lake, url: str) -> Iterator[None]:
     arguments = ["--lake", lake.url, "--port", str(options.port), "--replicas", str(options.replicas)]
-    command = [sys.executable, JOB, *arguments, "--poll-s", "0.5"]
+    command = [sys.executable, str(JOB), *arguments, "--poll-s", "0.5"]
     job = subprocess.Popen(command, cwd=Path(lake.url).parent)  # noqa: S603
     try:
         target = Target(url, lake, ("", ""), (), ())
