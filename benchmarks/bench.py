@@ -54,13 +54,13 @@ SCRIPTS = (
     Script(
         "search",
         ("--rows", "100000", "--max-memory-gib", "0.02", "--queries", "100", "--rounds", "3"),
-        60,
+        140,
         name="search compressed",
     ),
     Script("parquet", ("--rows", "20000"), 25),
     Script("growth", ("--num-images", "1000"), 120),
     Script("plan", ("--rows", "1000000"), 45),
-    Script("scaling", ("--images-per-worker", "64", "--images-per-shard", "16", "--rounds", "2"), 70),
+    Script("scaling", ("--images-per-worker", "64", "--images-per-shard", "16", "--rounds", "2"), 50),
     Script("second_night", ("--num-images", "400", "--nights", "1"), 65),
 )  # fmt: skip
 """In the order in which they run, with about the seconds that each takes on two quiet cores."""
