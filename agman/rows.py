@@ -1,7 +1,7 @@
 """Learn an attribute's rows on a network that stays as it is.
 
 What every attribute looks at is computed once for each picture; a step then costs two small products, so that
-hundreds of steps take seconds and never touch the trunk.
+hundreds of steps never touch the trunk.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Add an attribute to a model without training the rest: all other embeddings stay, bit for bit.
 
 ATTRIBUTE is a name in the labels of --source. All that the attributes of the model share is frozen; the
-new attribute's rows are learned from its labels in minutes, judged on held-out pictures beside a random
+new attribute's rows are learned from its labels, judged on held-out pictures beside a random
 ranking, and kept with the model as a model of its own, which names the one that it extends. The night that
 takes it embeds every live picture under the new attribute alone: files of the others are not touched.
 

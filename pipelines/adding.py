@@ -1,7 +1,7 @@
 """Add an attribute to a model of the lake: its rows are learned, all else stays what it is.
 
 Ray tasks run the trunk once over the labelled pictures and keep what every attribute looks at; the rows are
-learned from that by one more, in seconds. The result is published only where it is the model with an
+learned from that by one more. The result is published only where it is the model with an
 attribute added, tensor by tensor.
 """
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
 from called_jobs import call
 from conftest import make_model
 from inline_ray import inline_ray
@@ -18,20 +17,18 @@ from narrow_trunk import narrow
 from served import Served, catalog_rows, served
 from stored_bytes import copy_lake, flip
 
-from agman.checkpoint import load_model, save_model
-from agman.extension import extend, extend_taxonomy, why_no_extension
+from agman.checkpoint import load_model
+from agman.extension import why_no_extension
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines import retention
 from pipelines.differences import compare
 from pipelines.embedding import EmbedOptions
-from pipelines.index import IndexOptions
-from pipelines.lake import Lake, working_folder
+from pipelines.lake import Lake
 from pipelines.lineage import find_damage
 from pipelines.models import fetch_model, import_model, read_metrics
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards, run_night
 from pipelines.origin import Origin, trace
-from pipelines.quality import GateOptions
 from pipelines.scoring import RANDOM
 from pipelines.search import Searcher
 from pipelines.shards.plan import ShardOptions
@@ -233,58 +230,3 @@ def test_damage_in_a_file_of_either_model_is_made_good(
         for name, vector in vectors.items():
             near = np.frombuffer(vector, np.float32) @ np.frombuffer(found[key][1][name], np.float32)
             assert near > 0.999
-
-
-class Kept(Shop):
-    """A lake with inverted lists and merged parts, as one has after many nights."""
-
-    def config(self, number: int, **options: Any) -> NightConfig:
-        index = IndexOptions(exact_rows=20, max_small_parts=2, parts_per_group=2, min_live_share=0.1)
-        # Vectors of a random trunk fall into no lists of their own.
-        gates = GateOptions(min_recall=0.5)
-        return replace(super().config(number, **options), index=index, gates=gates)
-
-
-def random_extension(lake: Lake, model: str) -> str:
-    """Publish a model with an attribute of drawn rows."""
-    with fetch_model(lake, model) as folder:
-        old = load_model(folder)
-    network = extend(old.model)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        network.attr_embedding.weight[-1].normal_()
-        network.masks.weight[-1].uniform_(0.1, 1.0)
-    attribute = FASHIONAI.attributes[FASHIONAI.index(ADDED)]
-    with working_folder() as folder:
-        save_model(network, extend_taxonomy(old.taxonomy, attribute), old.preprocess, folder)
-        return import_model(lake, folder)
-
-
-def test_merged_parts_and_inverted_lists_are_extended_too(tmp_path: Path) -> None:
-    shop = Kept(Lake(str(tmp_path / "lake")))
-    silent = import_model(shop.lake, make_model(tmp_path / "untaught", KNOWN))
-    shop.night(1, model=silent)
-    for number in (2, 3, 4):
-        shop.night(number)
-    before, served_before = current_manifest(shop.lake), served(shop.lake)
-    merged = [(part, rows) for part, rows in rows_by_part(shop.lake, before) if not part.shard]
-    assert any(part.num_rows > len(rows) for part, rows in merged)
-    assert before.template is not None
-
-    after = shop.night(4, model=random_extension(shop.lake, silent))
-    assert after.counts["reused"] == after.counts["input"]
-    assert after.template is not None
-    assert before.template.files.items() <= after.template.files.items()
-    assert ADDED in after.template.files
-    assert any("copied without what is gone" in line for line in after.upkeep)
-    whole = {part.name for part, rows in rows_by_part(shop.lake, before) if part.shard}
-    kept = {key: entry for key, entry in embedding_files(before).items() if key[0] in whole}
-    assert kept
-    assert kept.items() <= embedding_files(after).items()
-    found = served(shop.lake)
-    for key, (digest, vectors) in served_before.items():
-        assert found[key][0] == digest
-        assert vectors.items() <= found[key][1].items()
-    assert not find_damage(shop.lake, after)
-    shop.night(5)
-    served(shop.lake)
