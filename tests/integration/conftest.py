@@ -37,9 +37,9 @@ def within_process() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served_catalog(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[ServedShop]:
-    """A shop that `jobs/serve.py` serves, of a Ray of its own."""
+    """A shop that `jobs/serve.py` serves, of a Ray of its own; ends with its file: it is never idle."""
     with served_shop(tmp_path_factory.mktemp("served"), tiny_model) as found:
         yield found
 

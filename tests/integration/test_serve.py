@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from served_shop import BRANDS, KEYS, PIXELS, TOKEN, UPLOAD_BYTES, ServedShop
 
 from agman.taxonomy import FASHIONAI
+from benchmarks import serve
 from pipelines.lake import Lake
 from pipelines.search import open_searcher
 
@@ -460,3 +461,25 @@ def run_at_once(calls) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_the_benchmark_climbs_until_it_is_refused_and_publishes_in_the_middle(shop: ServedShop) -> None:
+    keys = ["style-03", "style-04"]
+    target = serve.Target(
+        shop.url,
+        shop.lake,
+        shop.snapshots,
+        keys,
+        [shop.pictures[key] for key in keys],
+        {"Authorization": f"Bearer {TOKEN}"},
+    )
+    figures, floor, loads = serve.measure(target, serve.Options(seconds=0.5))
+    # 4 are answered at a time and 8 wait.
+    assert [load.callers for load in loads["key"]] == [1, 2, 4, 8, 16]
+    assert figures["refused_share"] > 0
+    assert figures["failed"] == figures["failed_during_publish"] == 0
+    assert figures["requests_during_publish"] > 10
+    assert {load.callers for load in loads["key, publishing"]} <= {1, 2, 4}
+    assert 0 < figures["requests_s"] < floor["requests_s"]
+    assert figures["p50_ms"] <= figures["p99_ms"]
+    assert figures["uploads_s"] > 0
