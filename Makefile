@@ -9,13 +9,13 @@ TESTS ?= tests/unit tests/integration tests/browser tests/multi_node
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py --lake $(LAKE)
 
-# Fast tests first, a file at a time on each of three processes, which start a Ray and an S3 server of their own on loopback.
+# Fast tests first, a file at a time on each of two processes, which start a Ray and an S3 server of their own on loopback.
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # The same with the share of lines that it runs, which costs a third more time: Ray's workers are traced too.
 coverage: .venv/installed-test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(TESTS)
 
 # The figures of speed that README lists, measured small: at most 20 minutes, on a machine that does nothing else.
 # Environments of what is compared with are made before, into .benchmarks; the figures lie in .benchmarks/bench.json.

@@ -32,15 +32,15 @@ from benchmarks.reporting import console, machine, versions
 from benchmarks.script_runs import Outcome, Script, run
 
 SCRIPTS = (
-    Script("embedder", ("--batch", "8"), 55),
-    Script("sharding", ("--num-images", "2048", "--images-per-shard", "256", "--embedded", "16"), 150),
+    Script("embedder", ("--batch", "8"), 45),
+    Script("sharding", ("--num-images", "2048", "--images-per-shard", "256", "--embedded", "16"), 140),
     Script(
         "line",
         ("--num-images", "192", "--images-per-shard", "48", "--rounds", "3", "--no-oversubscription"),
         175,
     ),
     Script(
-        "train", ("--num-images", "160", "--buffer-samples", "96", "--triplets", "8", "--rounds", "3"), 90
+        "train", ("--num-images", "160", "--buffer-samples", "96", "--triplets", "8", "--rounds", "3"), 70
     ),
     Script(
         "index",
@@ -57,9 +57,9 @@ SCRIPTS = (
         140,
         name="search compressed",
     ),
-    Script("parquet", ("--rows", "20000"), 25),
+    Script("parquet", ("--rows", "20000"), 15),
     Script("growth", ("--num-images", "1000"), 120),
-    Script("plan", ("--rows", "1000000"), 45),
+    Script("plan", ("--rows", "1000000"), 40),
     Script("scaling", ("--images-per-worker", "64", "--images-per-shard", "16", "--rounds", "2"), 50),
     Script("second_night", ("--num-images", "400", "--nights", "1"), 65),
 )  # fmt: skip

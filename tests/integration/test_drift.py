@@ -76,7 +76,7 @@ def shop(tmp_path: Path, new_lake: Callable[[], Lake], monkeypatch: pytest.Monke
 
 def drifted():
     """Stand for a decoder that gives the colours in another order."""
-    return patch("pipelines.embedding.normalise", lambda pixels, how: normalise(pixels.flip(1), how))
+    return patch("agman.lanes.normalise", lambda pixels, how: normalise(pixels.flip(1), how))
 
 
 def test_a_drifted_night_is_refused_and_the_next_uses_nothing_of_it(shop: Shop) -> None:
