@@ -37,7 +37,7 @@ SCRIPTS = (
     Script(
         "line",
         ("--num-images", "192", "--images-per-shard", "48", "--rounds", "3", "--no-oversubscription"),
-        175,
+        170,
     ),
     Script(
         "train", ("--num-images", "160", "--buffer-samples", "96", "--triplets", "8", "--rounds", "3"), 70
@@ -46,7 +46,7 @@ SCRIPTS = (
         "index",
         ("--rows", "10000", "--queries", "100", "--rounds", "2", "--once-above-s", "20", "--limit-s", "120",
          "--budgets", "roomy", "tight"),
-        190,
+        185,
     ),
     Script(
         "search", ("--rows", "120000", "--exact-rows", "100000", "--queries", "100", "--rounds", "3"), 65
@@ -58,10 +58,10 @@ SCRIPTS = (
         name="search compressed",
     ),
     Script("parquet", ("--rows", "20000"), 15),
-    Script("growth", ("--num-images", "1000"), 120),
+    Script("growth", ("--num-images", "1000"), 105),
     Script("plan", ("--rows", "1000000"), 40),
     Script("scaling", ("--images-per-worker", "64", "--images-per-shard", "16", "--rounds", "2"), 50),
-    Script("second_night", ("--num-images", "400", "--nights", "1"), 65),
+    Script("second_night", ("--num-images", "400", "--nights", "1"), 55),
 )  # fmt: skip
 """In the order in which they run, with about the seconds that each takes on two quiet cores."""
 LATE = 3.0
