@@ -79,9 +79,9 @@ class Embedder(nn.Module):
             raise InvalidInput("features that attributes look at: expected AG-MAN, found a baseline")
         level2 = self.lower(pixels.to(self.dtype, memory_format=torch.channels_last))
         level3 = self.upper(level2)
-        by_place = self.head.features(level2, level3).float()
-        features = by_place.transpose(1, 2).reshape(*by_place.shape[::2], *level3.shape[2:])
-        return self.head(level2, level3).embedding, features
+        by_place, places = self.head.features(level2, level3), level3.shape[2:]
+        features = by_place.float().transpose(1, 2).reshape(*by_place.shape[::2], *places)
+        return self.head.embed(by_place, places).embedding, features
 
     def _all(self, images: Tensor) -> AllEmbedded:
         level2 = self.lower(images)

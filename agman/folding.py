@@ -118,9 +118,12 @@ class FoldedAttention(FoldedHead):
 
     def forward(self, level2: Tensor, level3: Tensor) -> AllEmbedded:
         """Embed B images from both levels."""
-        features = self.features(level2, level3)
+        return self.embed(self.features(level2, level3), level3.shape[2:])
+
+    def embed(self, features: Tensor, places: torch.Size) -> AllEmbedded:
+        """Embed B images from what `features` gives, and the height and width of its places."""
         keys = torch.addcmul(self.key_shift, features, self.key_scale).tanh_()
-        found = [self._embed(features, keys, rows, level3.shape[2:]) for rows in self.generations]
+        found = [self._embed(features, keys, rows, places) for rows in self.generations]
         if len(found) == 1:
             return found[0]
         return AllEmbedded(
