@@ -53,6 +53,7 @@ def build_app(service: Service, token: bytes | None) -> FastAPI:
     )
     _add_state(app, service)
     _add_search(app, service)
+    _add_products(app, service)
     _add_pictures(app, service)
     _add_attention(app, service)
     _add_page(app)
@@ -155,6 +156,8 @@ def _add_search(app: FastAPI, service: Service) -> None:
         with service.current.use() as loaded:
             return await service.search_key(loaded, key, asked)
 
+
+def _add_products(app: FastAPI, service: Service) -> None:
     @app.get("/products", tags=["search"])
     async def products(
         limit: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
