@@ -20,7 +20,7 @@ from jobs.command_line import read_config
 from pipelines import telemetry
 from pipelines.asking import Question, ask, parse_weights, query_of_product, query_of_vectors
 from pipelines.lake import Lake
-from pipelines.morning import described, is_relevant, predicted, shown_values
+from pipelines.morning.searches import described, is_relevant, predicted, shown_values
 from pipelines.parts import Shown
 from pipelines.pictures import GridResult, GridRow, picture_grid, square_thumbnail
 from pipelines.search import Hit, Searcher, open_searcher

@@ -79,6 +79,15 @@ class Products:
             [list(parts), attribute, attribute, count],
         )
 
+    def labels_of(self, numbers: Sequence[int]) -> list[dict[str, list[str]]]:
+        """Return the labels of rows of the catalog, by attribute, in the order asked for."""
+        found = self.rows(
+            "select file_row_number as number, labels from numbered where list_contains(?, file_row_number)",
+            [list(numbers)],
+        )
+        labels = {row["number"]: row["labels"] or {} for row in found}
+        return [labels[number] for number in numbers]
+
     def page(self, text: str, limit: int, offset: int) -> tuple[list[Row], int]:
         """Return some products in the order of their keys, and how many there are.
 

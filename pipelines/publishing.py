@@ -19,8 +19,7 @@ from pipelines.condemned import condemn
 from pipelines.drift import has_drifted
 from pipelines.errors import CorruptShard
 from pipelines.lake import bytes_sha256, digest_of, snapshot_file, to_json, unit_of
-from pipelines.models import read_metrics
-from pipelines.morning import morning_report, render_morning
+from pipelines.morning.report import write_report
 from pipelines.night import Night
 from pipelines.probe import Probe, plan_probe, start_probe
 from pipelines.quality import Gate
@@ -252,9 +251,14 @@ def _check_stored(night: Night, manifest: Manifest) -> None:
 
 
 def _add_report(night: Night, manifest: Manifest) -> Manifest:
-    scores = read_metrics(night.lake, night.model, night.config.dataset)
-    report = morning_report(night.lake, manifest, night.run.timings(), scores, sorted(night.damaged))
-    page = render_morning(night.lake, manifest, report)
+    report, page = write_report(
+        night.lake,
+        manifest,
+        night.run.timings(),
+        parent=night.parent,
+        damaged=sorted(night.damaged),
+        allowed=night.source.allowed,
+    )
     files = dict(manifest.files)
     for name, body in (("report.json", to_json(report)), ("report.html", page.encode())):
         (night.folder / name).write_bytes(body)

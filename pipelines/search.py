@@ -20,7 +20,7 @@ from pipelines.filters import Filters
 from pipelines.index import read_ids
 from pipelines.lake import Lake
 from pipelines.parts import Shown, read_embeddings
-from pipelines.places import CatalogRows, Places
+from pipelines.places import CatalogRows, Places, Rows
 from pipelines.products import Products
 from pipelines.query_model import QueryModel
 from pipelines.retrieval import AttributeIndex, SearchThreads, nearest_of_all
@@ -29,6 +29,8 @@ from pipelines.storage.snapshots import Group, Manifest, current_manifest, read_
 from pipelines.verified import Verified
 
 MIN_CANDIDATES = 200  # candidates taken per attribute before the weighted sum ranks them exactly
+
+SAMPLE_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,33 @@ class Searcher:
 
     def shown_on(self, row: Mapping[str, Any]) -> dict[str, Shown]:
         """Return what the model says that a catalog row's picture shows, by attribute."""
-        return self._shown_at(self._places.position(row["part"], row["row"]))
+        return self.shown_at(self._places.position(row["part"], row["row"]))
+
+    def shows(self) -> pa.ChunkedArray:
+        """Return what the model says of each live picture: a struct with a field an attribute, or null."""
+        alive = self._places.alive
+        columns = [
+            table["shows"] if "shows" in table.column_names else pa.chunked_array([pa.nulls(len(table))])
+            for table in map(self._shows_of, self.manifest.groups)
+        ]
+        found: pa.Table = pa.concat_tables(
+            [pa.table({"shows": column}) for column in columns], promote_options="permissive"
+        )
+        return found["shows"].filter(alive)
+
+    def sample(self, count: int) -> Rows:
+        """Return the index rows of some live pictures, ascending: the same ones every time."""
+        live = np.flatnonzero(self._places.alive)
+        chosen = np.random.default_rng(SAMPLE_SEED).permutation(len(live))[:count]
+        return np.sort(live[chosen])
+
+    def vectors_at(self, attribute: str, positions: Rows) -> np.ndarray:
+        """Return the vectors [N, D] of index rows, ascending, as the index holds them."""
+        return self._index(attribute).vectors(positions)
+
+    def labels_at(self, positions: Rows) -> list[dict[str, list[str]]]:
+        """Return the labels of a product of each index row, by attribute."""
+        return self.products.labels_of([self._places.products(int(at))[0] for at in positions])
 
     def shown_by(self, query: Mapping[str, np.ndarray]) -> dict[str, Shown]:
         """Return what the snapshot's model says of a picture that `embed_image` embedded."""
@@ -202,7 +230,8 @@ class Searcher:
         """Return how many products a search with `having` leaves out for lack of an attribute."""
         return self._admit(frozenset(having), filters).num_hidden
 
-    def _shown_at(self, position: int) -> dict[str, Shown]:
+    def shown_at(self, position: int) -> dict[str, Shown]:
+        """Return what the model says of an index row, by attribute."""
         number = int(np.searchsorted(self._places.starts, position, side="right")) - 1
         shows = self._shows_of(self.manifest.groups[number])
         row = position - int(self._places.starts[number])
@@ -299,7 +328,7 @@ class Searcher:
                 item.scores,
                 row["sha256"],
                 row,
-                self._shown_at(item.position),
+                self.shown_at(item.position),
             )
             for rank, (item, row) in enumerate(ranked[:k], start=1)
         ]

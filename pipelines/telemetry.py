@@ -139,15 +139,20 @@ class Run:
         parts: Counter[str] = Counter()
         for stage in self.stages:
             parts.update(stage.parts)
-        total = sum(parts.values())
         images = sum(stage.done - stage.reused for stage in self.stages if stage.name.startswith("embed"))
         embedding = sum(stage.seconds for stage in self.stages if stage.name.startswith("embed"))
         return {
             "stages": [
-                {"name": s.name, "seconds": round(s.seconds, 2), "units": s.done, "images": s.done}
+                {
+                    "name": s.name,
+                    "seconds": round(s.seconds, 2),
+                    "units": s.done,
+                    "images": s.done,
+                    "parts": _shares(s.parts),
+                }
                 for s in self.stages
             ],
-            "parts": {name: round(value / total, 4) for name, value in parts.items()} if total else {},
+            "parts": _shares(parts),
             "bottleneck": bottleneck(parts),
             "images_per_s": round(images / embedding, 1) if embedding and images else 0.0,
             "seconds": round(self.seconds(), 2),
@@ -309,6 +314,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("ray", "ray.train", "torch", "webdataset", "aiobotocore", "botocore", "s3fs"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _shares(parts: Mapping[str, float]) -> dict[str, float]:
+    """Return each part's share of them all; nothing where nothing was spent."""
+    total = sum(parts.values())
+    return {name: round(value / total, 4) for name, value in parts.items()} if total else {}
 
 
 def bottleneck(parts: Mapping[str, float]) -> str:

@@ -22,9 +22,9 @@ import agman.backbone
 from pipelines import nightly  # noqa: F401
 from pipelines.embedding import EmbedOptions
 from pipelines.lake import Lake
+from pipelines.morning.page import _environment
 from pipelines.night import NightConfig
 from pipelines.nightly import run_night
-from pipelines.report import _environment
 from pipelines.shards.plan import ShardOptions
 from pipelines.storage.local import LocalStore
 from pipelines.storage.s3 import S3Store

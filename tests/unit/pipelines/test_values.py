@@ -9,7 +9,7 @@ import torch
 from agman.prototypes import ABSENT, UNKNOWN, Prototypes
 from agman.taxonomy import Attribute, Taxonomy
 from pipelines.dataset import Dataset, Description
-from pipelines.morning import described
+from pipelines.morning.searches import described
 from pipelines.parts import VALUE_SCHEMA, Shown
 from pipelines.training.samples import Labels
 from pipelines.values import choose_pictures, training_labels, value_rows, without_prototype

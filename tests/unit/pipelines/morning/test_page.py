@@ -5,10 +5,16 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from pipelines.report import SearchExample, fold_gates, health, render_report, score_rows, verdict
+from pipelines.morning.judged import fold_gates, health, score_rows, verdict
+from pipelines.morning.newest import OTHERS, AttributeMap, Cloud
+from pipelines.morning.page import render_page
+from pipelines.morning.searches import SearchExample
 
-VOID = {"meta", "link", "img", "br", "circle", "path"}
-SECTIONS = ("counts", "gates", "quality", "searches", "quarantine", "timings", "files")
+VOID = {"meta", "link", "img", "br", "circle"}
+SECTIONS = (
+    *("counts", "gates", "quality", "learned", "values", "nights", "maps"),
+    *("searches", "quarantine", "timings", "files"),
+)
 
 
 class Page(HTMLParser):
@@ -50,6 +56,21 @@ def gate(name, passed=True, found=1.0, expected=">= 0.95", detail=""):
 def figures(found, **changes):
     base = {"map": found, "random": 0.14, "pixels": 0.16, "untrained": 0.2, "recall_at_1": 0.5}
     return {**base, "num_queries": 1200, "num_candidates": 4000, "queries_without_relevant": 0, **changes}
+
+
+def night(number, recall, moved):
+    return {
+        "night": number,
+        "snapshot": f"n{number}",
+        "created": "2026-11-23T04:01:12Z",
+        "model": "9f3c",
+        "seconds": 61.0,
+        "counts": {"input": 3000, "embedded": 41, "quarantined": 9, "deleted": 20},
+        "recall": {"neckline_design": recall},
+        "probe": {"neckline_design": 0.99998},
+        "overlap": {},
+        "moved": moved,
+    }
 
 
 def spoken(accuracy, common):
@@ -102,15 +123,40 @@ REPORT = {
                 "stage": "shard",
                 "kind": "truncated",
                 "message": "cut off",
+                "sha256": "5ha",
             }
         ],
     },
     "timings": {
-        "stages": [{"name": "shard", "seconds": 12.0, "units": 12, "images": 3000}],
+        "stages": [
+            {
+                "name": "shard",
+                "seconds": 12.0,
+                "units": 12,
+                "images": 3000,
+                "parts": {"decode": 0.75, "read": 0.25},
+            }
+        ],
         "parts": {"read": 0.1, "decode": 0.2, "model": 0.6, "write": 0.1},
         "bottleneck": "model is the bottleneck: model 60%",
         "images_per_s": 140.2,
         "seconds": 61.0,
+    },
+    "training": {
+        "run": "train-1",
+        "step": 20,
+        "loss": [[10, 3.5], [20, 2.5], [30, 1.25]],
+        "validation": [[10, 0.31], [20, 0.42], [30, 0.4]],
+    },
+    "last_model": "0a1b",
+    "last_evaluation": {
+        "attributes": {"neckline_design": figures(0.4), "coat_length": figures(0.52)},
+        "overall": {"query_weighted": figures(0.41), "plain": figures(0.46)},
+    },
+    "nights": [night(1, 0.96, {}), night(2, 0.99, {"neckline_design": 0.034})],
+    "values": {
+        "neckline_design": {"named": {"v": 60, "round": 40}, "absent": 7, "unknown": 0},
+        "coat_length": {"named": {}, "absent": 0, "unknown": 107},
     },
     "files": {"embeddings": {"files": 96, "bytes": 102_400_000, "rows": 23904}},
 }
@@ -130,19 +176,26 @@ def example(**changes):
     return SearchExample(**{**fields, "attention": picture("gold"), "results": results, **changes})
 
 
+def mapped(attribute="neckline_design", **changes):
+    clouds = (Cloud(value="v", count=2, path="M1 2h0M3 4h0"), Cloud(value=OTHERS, count=1, path="M5 6h0"))
+    return AttributeMap(
+        **{"attribute": attribute, "clouds": clouds, "labelled": True, "explained": 0.4, **changes}
+    )
+
+
 def changed(**sections):
     return {**copy.deepcopy(REPORT), **sections}
 
 
 def test_the_page_says_what_the_report_holds():
-    words = Page(render_report(REPORT, [example()])).words
+    words = Page(render_page(REPORT, [example()])).words
     assert "All 5 passed." in words["verdict"]
     assert "9 of 3,000 records (0.3%): 7 truncated, 2 too_small." in words["verdict"]
-    assert "MAP 0.420, 3.0 times a random ranking." in words["verdict"]
+    assert "MAP 0.420, 3.0 times a random ranking, +0.010 on the last model." in words["verdict"]
     assert "2026-11-23 04:01:12 UTC" in words["verdict"]
     assert "3,000 records in the source" in words["counts"]
     assert "recall@10 2 of 2 0.96 >= 0.95 coat_length" in words["gates"]
-    assert re.search(r"neckline_design 0\.420 0\.200 0\.160 0\.140 3\.0", words["quality"])
+    assert re.search(r"neckline_design 0\.420 0\.400 \+0\.020 0\.200 0\.160 0\.140 3\.0", words["quality"])
     assert "Mean average precision on held-out products, beside" in words["quality"]
     assert "1 of 2 share a value" in words["searches"]
     assert "a1 shard truncated cut off s3://shop/a1.jpg" in words["quarantine"]
@@ -151,15 +204,107 @@ def test_the_page_says_what_the_report_holds():
     assert "embeddings 96 23,904 102.4 MB" in words["files"]
 
 
+def test_the_page_shows_how_the_model_learned():
+    page = Page(render_page(REPORT))
+    assert "step 20, whose weights were kept" in page.words["learned"]
+    assert "loss of the batches 1.250" in page.words["learned"]
+    assert "validation 0.400" in page.words["learned"]
+    charts = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "over steps" in str(attrs)]
+    assert charts == [
+        "loss of the batches over steps, at the end 1.250",
+        "validation over steps, at the end 0.400",
+    ]
+    lines = [attrs["points"] for tag, attrs in page.tags if tag == "polyline"]
+    assert lines[0].count(",") == 3
+    for training in (None, {}, {"run": "x", "loss": [[1, 2.0]]}):
+        assert "No curves" in Page(render_page(changed(training=training))).words["learned"]
+
+
+def test_the_last_model_stands_beside_where_it_was_judged_alike():
+    words = Page(render_page(REPORT)).words
+    assert "beside the last model 0a1b, the same network untrained" in words["quality"]
+    assert re.search(r"neckline_design 0\.420 0\.400 \+0\.020 0\.200", words["quality"])
+    assert re.search(r"coat_length 0\.500 0\.520 -0\.020", words["quality"])
+    assert "+0.010 on the last model." in words["verdict"]
+    other = copy.deepcopy(REPORT["last_evaluation"])
+    for row in (*other["attributes"].values(), *other["overall"].values()):
+        row["num_queries"] = 7
+    for last in (None, other):
+        words = Page(render_page(changed(last_evaluation=last))).words
+        assert "last model" not in words["quality"] + words["verdict"]
+
+
+def test_a_model_that_is_worse_than_the_last_is_noted():
+    last = {**REPORT["last_evaluation"], "overall": {"query_weighted": figures(0.43)}}
+    rows, overall = score_rows(REPORT["evaluation"], last)
+    assert [row.gained for row in rows] == pytest.approx([0.02, -0.02])
+    check = health(changed(last_evaluation=last), overall)[3]
+    assert (check.level, "-0.010 on the last model" in check.text) == ("warn", True)
+
+
+def test_nights_stand_beside_each_other():
+    page = Page(render_page(REPORT))
+    assert "neckline_design 0.9900 1.0000 0.0340" in page.words["nights"]
+    assert "The last 2 nights" in page.words["nights"]
+    assert page.words["nights"].index("2 2026-11-23 04:01:12 UTC") < page.words["nights"].index(
+        "1 2026-11-23"
+    )
+    assert "No nights are recorded" in Page(render_page(changed(nights=None))).words["nights"]
+
+
+def test_maps_name_their_colours_and_what_was_counted():
+    page = Page(render_page(REPORT, maps=[mapped(), mapped("coat_length", labelled=False)]))
+    assert "neckline_design v other values v 2 other values 1" in page.words["maps"]
+    assert "coloured by label; 40% of the variance. All newest: v 60%, round 40%" in page.words["maps"]
+    assert "coloured by the model; 40% of the variance" in page.words["maps"]
+    drawn = [
+        (attrs["class"], attrs["d"]) for tag, attrs in page.tags if tag == "path" and "cloud" in str(attrs)
+    ]
+    assert drawn[:2] == [("cloud c-0", "M1 2h0M3 4h0"), ("cloud c-rest", "M5 6h0")]
+
+
+def test_broken_pictures_are_shown_as_far_as_there_is_something_to_see():
+    page = Page(render_page(REPORT, broken={"5ha": picture("red")}))
+    assert "what can be seen of a1" in [attrs.get("alt") for tag, attrs in page.tags if tag == "img"]
+    assert "what can be seen" not in render_page(REPORT, broken={"other": picture("red")})
+
+
+def test_a_stage_is_drawn_by_what_its_workers_did():
+    parts = [
+        attrs for tag, attrs in Page(render_page(REPORT)).tags if attrs.get("title", "").startswith("decode")
+    ]
+    assert [(attrs["class"], attrs["style"]) for attrs in parts] == [("part-1", "width:75.00%")]
+
+
+def test_the_page_of_a_large_shop_stays_small():
+    """Ten million pictures: what is drawn does not grow with them."""
+    noise = Image.effect_noise((128, 128), 90).convert("RGB")
+    names = [f"attribute_{number}" for number in range(24)]
+    gallery = [
+        example(attribute=name, query=noise, attention=noise, results=[(noise, "0.9 v", True)] * 7)
+        for name in names
+    ]
+    dots = "M123 123h0" * 600
+    maps = [mapped(name, clouds=(Cloud(value="v", count=600, path=dots),)) for name in names]
+    nights = [night(number, 0.9, {}) | {"recall": dict.fromkeys(names, 0.9)} for number in range(30)]
+    rows = [{**REPORT["quarantine"]["examples"][0], "sha256": str(number)} for number in range(50)]
+    report = changed(
+        nights=nights, quarantine={"total": 2_000_000, "by_kind": {"missing": 2_000_000}, "examples": rows}
+    )
+    page = render_page(report, gallery, maps, {str(number): noise.resize((72, 72)) for number in range(50)})
+    assert len(page) < 4_000_000
+    assert len(page) - sum(map(len, re.findall(r"data:image/jpeg[^\"]*", page))) < 600_000
+
+
 def test_the_page_says_how_well_values_are_named():
-    page = render_report(REPORT, [])
+    page = render_page(REPORT, [])
     words = Page(page).words
     assert "neckline_design 0.710 0.200 0.900 0.800 1,200 1,300 4,000" in words["values"]
     assert "coat_length 0.200 0.340 \N{EN DASH} 0.800" in words["values"]
     assert "all pictures 0.550" in words["values"]
     assert page.count('title="the model is no better than this">0.340') == 1
     for evaluation in (None, {**REPORT["evaluation"], "values": None}):
-        assert "names no values" in Page(render_report(changed(evaluation=evaluation), [])).words["values"]
+        assert "names no values" in Page(render_page(changed(evaluation=evaluation), [])).words["values"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +317,7 @@ def test_the_page_says_how_well_values_are_named():
 def test_figures_name_the_pictures_that_gave_them(split: str, said: str) -> None:
     report = copy.deepcopy(REPORT)
     report["evaluation"].update(dataset="shoes", split=split)
-    assert said in Page(render_report(report, ())).words["quality"]
+    assert said in Page(render_page(report, ())).words["quality"]
 
 
 def test_a_model_that_is_judged_by_triplets_is_not_said_to_have_a_map():
@@ -182,19 +327,22 @@ def test_a_model_that_is_judged_by_triplets_is_not_said_to_have_a_map():
         "attributes": {"gender": row},
         "overall": {"query_weighted": row, "plain": row},
     }
-    words = Page(render_report(changed(evaluation=evaluation), [])).words
+    words = Page(render_page(changed(evaluation=evaluation), [])).words
     assert "Right triplets 0.930, 1.9 times a random ranking." in words["verdict"]
     assert "MAP" not in words["quality"] + words["verdict"]
     assert "gender 0.930 0.600 0.700 0.500" in words["quality"]
 
 
 def test_the_page_loads_nothing():
-    page = Page(render_report(REPORT, [example(), example(attention=None)]))
+    page = Page(render_page(REPORT, [example(), example(attention=None)]))
     linked = [attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset") if name in attrs]
-    assert len(linked) == 1 + 2 * 4 + 1
-    assert all(link.startswith("data:image/") for link in linked)
+    places = {f"#{attrs['id']}" for _, attrs in page.tags if "id" in attrs}
+    within = [link for link in linked if link.startswith("#")]
+    assert set(within) <= places
+    assert len(linked) == len(within) + 1 + 2 * 4 + 1
+    assert all(link.startswith("data:image/") for link in linked if link not in within)
     assert "script" not in {tag for tag, _ in page.tags}
-    style = re.search(r"<style>(.*?)</style>", render_report(REPORT, []), re.DOTALL)
+    style = re.search(r"<style>(.*?)</style>", render_page(REPORT, []), re.DOTALL)
     assert "url(" not in style[1]
     assert "@import" not in style[1]
 
@@ -217,7 +365,7 @@ def test_text_of_a_catalog_stays_text():
     hostile = example(
         attribute=HOSTILE, query_caption=f'"{HOSTILE}', results=[(picture(), f'" onload="{HOSTILE}', None)]
     )
-    page = Page(render_report(report, [hostile]))
+    page = Page(render_page(report, [hostile]))
     assert "script" not in {tag for tag, _ in page.tags}
     assert not [attrs for _, attrs in page.tags if {"onerror", "onload"} & attrs.keys()]
     assert HOSTILE in page.words["quarantine"]
@@ -240,13 +388,13 @@ def test_a_missing_section_is_named(section, place, said, absent):
     report = changed(**{section: None})
     if absent == "left out":
         del report[section]
-    words = Page(render_report(report, [example()])).words
+    words = Page(render_page(report, [example()])).words
     assert said in words[place]
     assert set(words) >= {"verdict", *SECTIONS}
 
 
 def test_an_empty_report_is_still_a_page():
-    words = Page(render_report({}, [])).words
+    words = Page(render_page({}, [])).words
     assert "status unknown" in words["verdict"]
     assert "No example searches" in words["searches"]
 
@@ -258,7 +406,7 @@ def test_a_section_without_its_figures_is_still_drawn(section):
             fields = dict(REPORT[section], **{name: value})
             if value:
                 del fields[name]
-            Page(render_report(changed(**{section: fields}), []))
+            Page(render_page(changed(**{section: fields}), []))
 
 
 def test_a_failing_gate_is_on_the_first_screen_and_named():
@@ -267,7 +415,7 @@ def test_a_failing_gate_is_on_the_first_screen_and_named():
         gate("recall@10 collar_design", False, 0.81),
         gate("recall@10 neck_design", False, 0.7),
     ]
-    page = Page(render_report(report, []))
+    page = Page(render_page(report, []))
     first = page.words["verdict"]
     assert "gate failed This snapshot was not published; snapshot 20261122T040031Z-b1e0 goes on" in first
     assert "2 of 7 failed: recall@10 collar_design found 0.81, expected >= 0.95; recall@10 neck" in first
@@ -318,6 +466,6 @@ def test_a_model_that_learned_nothing_is_noted():
 
 
 def test_bad_counts_stand_out_only_where_there_are_some():
-    assert '<div class="tile alarm"><b>9</b><span>quarantined' in render_report(REPORT, [])
+    assert '<div class="tile alarm"><b>9</b><span>quarantined' in render_page(REPORT, [])
     calm = changed(counts={**REPORT["counts"], "quarantined": 0})
-    assert '<div class="tile muted"><b>0</b><span>quarantined' in render_report(calm, [])
+    assert '<div class="tile muted"><b>0</b><span>quarantined' in render_page(calm, [])

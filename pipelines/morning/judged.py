@@ -1,40 +1,20 @@
-"""The morning report as one HTML page: no script and no second file, for light, dark, phone and paper."""
+"""What a report's figures mean: whether the night is well, what a model beats, which gate is the nearest."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
-from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
-from PIL import Image
-
-from pipelines.pictures import to_data_uri
+from pipelines.morning.written import by_size, figure, measure, number_of
 
 Level = Literal["ok", "warn", "bad", "none"]
 
 BASELINES = ("untrained", "pixels", "random")
 """What a model must beat to have learned something, as the evaluation names them."""
-GATES_BY_ATTRIBUTE = ("recall@10", "self-query", "unit norm")
+GATES_BY_ATTRIBUTE = ("recall@10", "self-query", "unit norm", "probe cosine", "model overlap@10")
 """Kinds of gates that run once per attribute; the page folds each into one row."""
-_NO_FIGURE = "\N{EN DASH}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchExample:
-    """One search as the page shows it."""
-
-    attribute: str
-    """What was asked about."""
-    query: Image.Image
-    """The picture searched with."""
-    query_caption: str
-    """What the query shows."""
-    attention: Image.Image | None
-    """Where the network looked, of the query's size; None where that is not known."""
-    results: Sequence[tuple[Image.Image, str, bool | None]]
-    """Best first: picture, caption, relevant (None where labels do not say)."""
+COUNTED = ("num_queries", "num_candidates", "num_triplets")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +68,8 @@ class ScoreRow:
     """By map (or what stands in its place, see `Measure`), untrained, pixels and random."""
     details: Mapping[str, Any]
     """The other figures of the evaluation, such as recall_at_1 and num_queries."""
+    before: float | None = None
+    """What the last model had on the same pictures; None where that is not known."""
 
     @property
     def factor(self) -> float | None:
@@ -96,47 +78,17 @@ class ScoreRow:
         return found / random if found is not None and random else None
 
     @property
+    def gained(self) -> float | None:
+        """How much more than the last model's."""
+        found = self.figures["map"]
+        return found - self.before if found is not None and self.before is not None else None
+
+    @property
     def not_beaten(self) -> list[str]:
         """The baselines that are as good as the model."""
         found = self.figures["map"]
         rivals = ((name, self.figures[name]) for name in BASELINES)
         return [name for name, rival in rivals if found is not None and rival is not None and rival >= found]
-
-
-def render_report(report: Mapping[str, Any], gallery: Sequence[SearchExample]) -> str:
-    """Draw the page of a snapshot.
-
-    Args:
-        report: what `report.json` holds; a section that is absent or None is said to be so.
-        gallery: example searches, may be empty.
-
-    Returns:
-        HTML that loads nothing; all text of the report is escaped.
-    """
-    known = {name: value for name, value in report.items() if value is not None}
-    scores, overall = score_rows(known.get("evaluation"))
-    checks = health(known, overall)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            report=known,
-            counts=known.get("counts", {}),
-            quarantine=known.get("quarantine", {}),
-            timings=known.get("timings", {}),
-            verdict=verdict(known, checks),
-            checks=checks,
-            kinds=fold_gates(known.get("gates", ())),
-            scores=scores,
-            overall=overall,
-            measure=measure_of(known.get("evaluation")),
-            judged_on=judged_on(known.get("evaluation")),
-            values=(known.get("evaluation") or {}).get("values") or {},
-            scale=_scale([*scores, *overall]),
-            baselines=BASELINES,
-            gallery=gallery,
-        )
-    )
 
 
 def health(report: Mapping[str, Any], overall: Sequence[ScoreRow]) -> list[Check]:
@@ -184,6 +136,12 @@ def fold_gates(gates: Sequence[Mapping[str, Any]]) -> list[GateKind]:
     return sorted(folded, key=lambda kind: not kind.failed)
 
 
+def by_attribute(gates: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """Return what the gates of a kind found, by attribute."""
+    named = ((_kind_and_attribute(gate), number_of(gate.get("found"))) for gate in gates)
+    return {attribute: found for (name, attribute), found in named if name == kind and found is not None}
+
+
 def measure_of(evaluation: Mapping[str, Any] | None) -> Measure:
     """Return what an evaluation measures; an older one does not say and is of MAP."""
     return MEASURES.get(str((evaluation or {}).get("measure")), MEASURES["map"])
@@ -198,16 +156,42 @@ def judged_on(evaluation: Mapping[str, Any] | None) -> str:
     return f"{kind} of {evaluation['dataset']}, split {split}"
 
 
-def score_rows(evaluation: Mapping[str, Any] | None) -> tuple[list[ScoreRow], list[ScoreRow]]:
-    """Return (a row per attribute, the rows over all attributes)."""
-    attributes = (evaluation or {}).get("attributes") or {}
-    overall = (evaluation or {}).get("overall") or {}
-    means = {"query_weighted": "all queries", "plain": "mean of attributes"}
+def score_rows(
+    evaluation: Mapping[str, Any] | None, before: Mapping[str, Any] | None = None
+) -> tuple[list[ScoreRow], list[ScoreRow]]:
+    """Return (a row per attribute, the rows over all attributes).
+
+    Args:
+        evaluation: of the model, as `evaluation.evaluate` gives it.
+        before: of the last model; a figure of it counts where as many queries asked as many candidates.
+    """
+    evaluation, before = evaluation or {}, before or {}
     key = measure_of(evaluation).key
+    means = {"query_weighted": "all queries", "plain": "mean of attributes"}
+    attributes, overall = evaluation.get("attributes") or {}, evaluation.get("overall") or {}
+    old = before.get("attributes") or {}
+    same = bool(attributes) and attributes.keys() == old.keys()
+    is_like = {name: _is_like(figures, old.get(name)) for name, figures in attributes.items()}
+    old_overall = (before.get("overall") or {}) if same and all(is_like.values()) else {}
     return (
-        [_score_row(name, figures, key) for name, figures in attributes.items()],
-        [_score_row(said, overall[name], key) for name, said in means.items() if overall.get(name)],
+        [
+            _score_row(name, figures, key, old[name] if is_like[name] else {})
+            for name, figures in attributes.items()
+        ],
+        [
+            _score_row(said, overall[name], key, old_overall.get(name) or {})
+            for name, said in means.items()
+            if overall.get(name)
+        ],
     )
+
+
+def scale_of(rows: Sequence[ScoreRow]) -> float:
+    """Return where the bars end: the next tenth above the largest figure."""
+    largest = max(
+        (value or 0.0 for row in rows for value in (*row.figures.values(), row.before)), default=0.0
+    )
+    return max(1, math.ceil(largest * 10 - 1e-9)) / 10
 
 
 def _gate_check(report: Mapping[str, Any]) -> Check:
@@ -218,7 +202,7 @@ def _gate_check(report: Mapping[str, Any]) -> Check:
     if not failed:
         return Check(level="ok", name="Gates", text=f"All {len(gates)} passed.")
     said = [
-        f"{gate.get('name')} found {_measure(gate.get('found'))}, expected {gate.get('expected')}"
+        f"{gate.get('name')} found {measure(gate.get('found'))}, expected {gate.get('expected')}"
         for gate in failed[:3]
     ]
     more = [f"and {len(failed) - 3} more"] if len(failed) > 3 else []
@@ -252,24 +236,27 @@ def _quarantine_check(report: Mapping[str, Any]) -> Check:
     return Check(level="warn", name="Quarantine", text=f"{total:,}{share}{f': {said}' if said else ''}.")
 
 
-def _model_check(overall: Sequence[ScoreRow], measure: Measure) -> Check:
+def _model_check(overall: Sequence[ScoreRow], judged: Measure) -> Check:
     if not overall or overall[0].figures["map"] is None:
         return Check(
             level="none", name="Model", text="Not evaluated: nothing is known about how well it finds."
         )
     row = overall[0]
-    text = f"{measure.short} {_figure(row.figures['map'])}"
+    text = f"{judged.short} {figure(row.figures['map'])}"
     if row.factor is not None:
         text += f", {row.factor:.1f} times a random ranking"
+    if row.gained is not None:
+        text += f", {row.gained:+.3f} on the last model"
     if row.not_beaten:
         return Check(level="warn", name="Model", text=f"{text}; no better than {', '.join(row.not_beaten)}.")
-    return Check(level="ok", name="Model", text=f"{text}.")
+    level: Level = "warn" if row.gained is not None and row.gained < 0 else "ok"
+    return Check(level=level, name="Model", text=f"{text}.")
 
 
 def _kind_and_attribute(gate: Mapping[str, Any]) -> tuple[str, str]:
     name = str(gate.get("name", "unnamed"))
-    kind, _, attribute = name.rpartition(" ")
-    return (kind, attribute) if kind in GATES_BY_ATTRIBUTE else (name, "")
+    kind = next((kind for kind in GATES_BY_ATTRIBUTE if name.startswith(f"{kind} ")), None)
+    return (kind, name.removeprefix(f"{kind} ")) if kind else (name, "")
 
 
 def _slack(gate: Mapping[str, Any]) -> float:
@@ -284,78 +271,11 @@ def _slack(gate: Mapping[str, Any]) -> float:
     return {">=": found - limit, "<=": limit - found, "==": -abs(found - limit)}[bound[1]]
 
 
-def _score_row(name: str, figures: Mapping[str, Any], measure: str) -> ScoreRow:
-    shown = {kind: _number(figures.get(kind)) for kind in BASELINES}
-    return ScoreRow(name=name, figures={"map": _number(figures.get(measure)), **shown}, details=figures)
+def _is_like(row: Mapping[str, Any], old: Mapping[str, Any] | None) -> bool:
+    """Tell whether two rows are of as many queries and candidates."""
+    return old is not None and all(row.get(name) == old.get(name) for name in COUNTED)
 
 
-def _scale(rows: Sequence[ScoreRow]) -> float:
-    """Return where the bars end: the next tenth above the largest figure."""
-    largest = max((value or 0.0 for row in rows for value in row.figures.values()), default=0.0)
-    return max(1, math.ceil(largest * 10 - 1e-9)) / 10
-
-
-def by_size(numbers: Mapping[str, float] | None) -> list[tuple[str, float]]:
-    """Return names with their numbers, largest first."""
-    return sorted((numbers or {}).items(), key=lambda item: -item[1])
-
-
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if is_number else None
-
-
-def _figure(value: Any, digits: int = 3) -> str:
-    """Write a figure; whole ones as counts, a dash where there is none."""
-    number = _number(value)
-    if number is None:
-        return _NO_FIGURE
-    return f"{value:,}" if isinstance(value, int) else f"{number:,.{digits}f}"
-
-
-def _measure(value: Any) -> str:
-    """Write a figure of unknown scale with four digits that matter: norms err by millionths."""
-    number = _number(value)
-    return f"{number:.4g}" if number is not None and isinstance(value, float) else _figure(value)
-
-
-def _duration(seconds: Any) -> str:
-    number = _number(seconds)
-    if number is None:
-        return _NO_FIGURE
-    if number < 60:
-        return f"{number:.1f} s"
-    minutes, rest = divmod(round(number), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _size(num_bytes: Any) -> str:
-    number = _number(num_bytes)
-    if number is None:
-        return _NO_FIGURE
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:,.1f} TB"
-
-
-def _shown(value: Any) -> Any:
-    return _NO_FIGURE if value is None or isinstance(value, Undefined) else value
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pipelines", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=ChainableUndefined,  # a report of an older version lacks fields and must still be drawn
-        finalize=_shown,
-    )
-    environment.filters |= {
-        "figure": _figure, "measure": _measure, "duration": _duration, "size": _size, "by_size": by_size,
-        "picture": to_data_uri,
-    }  # fmt: skip
-    return environment
+def _score_row(name: str, row: Mapping[str, Any], key: str, old: Mapping[str, Any]) -> ScoreRow:
+    figures = {"map": number_of(row.get(key)), **{kind: number_of(row.get(kind)) for kind in BASELINES}}
+    return ScoreRow(name=name, figures=figures, details=row, before=number_of(old.get(key)))
