@@ -12,12 +12,15 @@ from typing import Any
 from PIL import Image
 
 from agman.errors import AgmanError, BadSample
+from agman.images import probe
 from pipelines.pictures import thumbnail
 from pipelines.sources.allowed import Allowed
 from pipelines.sources.fetch import fetch
 
 PIXELS = 72
 MAX_BYTES = 16 * 2**20
+MAX_PIXELS = 20_000_000
+"""Of a picture that is worth a look; the driver decodes some at a time."""
 THREADS = 8
 WAIT_S = 20.0
 """A report does not wait longer for a source that is slow this morning."""
@@ -65,6 +68,11 @@ def _draw(uri: str, sha256: str, allowed: Allowed) -> Image.Image | None:
 def _as_far_as_it_goes(encoded: bytes) -> Image.Image:
     """Decode a picture, a JPEG that was cut off up to the cut."""
     try:
-        return thumbnail(encoded, PIXELS)
+        return _small(encoded)
     except BadSample:
-        return thumbnail(encoded + _JPEG_END, PIXELS)
+        return _small(encoded + _JPEG_END)
+
+
+def _small(encoded: bytes) -> Image.Image:
+    probe(encoded, max_pixels=MAX_PIXELS)
+    return thumbnail(encoded, PIXELS)

@@ -95,12 +95,15 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, mark: float | None = Non
     )
 
 
-def spark(values: Sequence[float | None], *, bound: float | None = None) -> Spark | None:
+def spark(
+    values: Sequence[float | None], *, bound: float | None = None, shown: Sequence[float] = ()
+) -> Spark | None:
     """Lay out a small line.
 
     Args:
         values: a night each, the last one last; None where a night does not say.
         bound: what they are judged by; it is inside the box.
+        shown: values that are inside the box as well, so that a small difference looks small.
 
     Returns:
         None where the last night says nothing.
@@ -108,7 +111,7 @@ def spark(values: Sequence[float | None], *, bound: float | None = None) -> Spar
     if not values or values[-1] is None:
         return None
     known = [(float(place), value) for place, value in enumerate(values) if value is not None]
-    seen = [value for _, value in known] + ([] if bound is None else [bound])
+    seen = [*(value for _, value in known), *shown, *([] if bound is None else [bound])]
     x = _scale(0, max(len(values) - 1, 1), _MARGIN, SPARK[0] - _MARGIN)
     y = _scale(min(seen), max(seen), SPARK[1] - _MARGIN, _MARGIN)
     if len(values) == 1:

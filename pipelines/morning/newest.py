@@ -127,8 +127,7 @@ def principal_plane(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], 
     Returns:
         [N, 2], of a sign that does not depend on the machine, and the share of the variance that they have.
     """
-    centred = vectors - vectors.mean(axis=0)
-    left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
+    left, strengths, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
     plane = np.zeros((len(vectors), 2), np.float32)
     width = min(2, len(strengths))
     plane[:, :width] = left[:, :width] * strengths[:width]

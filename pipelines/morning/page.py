@@ -20,6 +20,8 @@ TRENDS = {
     "moved": "values that changed",
 }
 """What a night's figures say of each attribute, and what a person reads above them."""
+SHOWN = {"recall": (1.0,), "probe": (1.0,), "overlap": (0.0, 1.0), "moved": (0.0, 0.1)}
+"""Values that each trend's line is drawn between, or beyond."""
 
 
 def render_page(
@@ -98,7 +100,7 @@ def trends(report: Mapping[str, Any]) -> dict[str, dict[str, tuple[Spark, float]
     for attribute in attributes:
         for trend in TRENDS:
             values = [(night.get(trend) or {}).get(attribute) for night in nights]
-            line = drawn.spark(values, bound=bounds.get(trend))
+            line = drawn.spark(values, bound=bounds.get(trend), shown=SHOWN[trend])
             if line is not None and values[-1] is not None:
                 found.setdefault(attribute, {})[trend] = (line, float(values[-1]))
     return found

@@ -160,6 +160,9 @@ def check_second(lake: Lake, first: Manifest, second: Manifest) -> None:
     assert page.count("data:image/") >= len(FASHIONAI)
     report = json.loads(lake.store.read(f"snapshots/{second.id}/report.json").body)
     assert (report["snapshot"], report["counts"]["added"]) == (second.id, len(added))
+    assert [night["snapshot"] for night in report["nights"]] == [second.parent, second.id]
+    assert all(night["recall"].keys() == set(FASHIONAI.names) for night in report["nights"])
+    assert page.count('class="cloud') >= len(FASHIONAI)
 
 
 def check_answers(lake: Lake, manifest: Manifest) -> None:

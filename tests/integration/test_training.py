@@ -23,6 +23,7 @@ from pipelines.dataset import Dataset
 from pipelines.errors import WorkersLost
 from pipelines.lake import Lake
 from pipelines.models import fetch_model
+from pipelines.morning.learned import learned
 from pipelines.night import NightConfig
 from pipelines.nightly import build_shards
 from pipelines.shards.plan import ShardOptions
@@ -115,7 +116,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
     assert "nothing was left to do" in capsys.readouterr().out
     assert set(states(asked)) == {1}
     run = run_of(asked)
-    train(asked, dataset, FASHIONAI, run)
+    trained = train(asked, dataset, FASHIONAI, run)
 
     found, expected = states(asked)[4], unbroken.trainer.state_dict()
     assert set(found["trainer"]["module"]) == set(expected["module"])
@@ -128,6 +129,11 @@ def test_a_stopped_training_goes_on_to_the_weights_of_the_unbroken_one(
     assert torch.equal(unbroken.shares[0].state_dict()["generator"], share["generator"])
     assert curves(asked)["valid/score"] == [1, 2, 4]
     assert {"train/loss", "train/type", "work/images_per_s"} <= set(curves(asked))
+    told = learned(lake, trained.model)
+    assert told is not None, "the model names its run"
+    assert [step for step, _ in told["validation"]] == [1, 2, 4]
+    assert told["step"] == trained.step
+    assert told["validation"][-1][1] <= trained.validation + 1e-6
     (stage,) = (stage for stage in run.stages if stage.name == "train")
     assert min(stage.parts[part] for part in ("read", "model")) > 0
 
