@@ -11,9 +11,19 @@ Columns = list[tuple[str, str]]
 
 def documented(file: str) -> Columns:
     """Return (column, type) of a file's table, named as its heading is: `snapshots/<id>/catalog.parquet`."""
+    return re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", _section(file), flags=re.MULTILINE)
+
+
+def documented_fields(file: str) -> set[str]:
+    """Return the fields of a JSON file, of which a row of its table may name several."""
+    first = re.findall(r"^\| (`[^|]+) \|", _section(file), flags=re.MULTILINE)
+    return {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+
+
+def _section(file: str) -> str:
     text = (ROOT / "docs" / "lake.md").read_text()
     sections = {unescape(part.split("\n", 1)[0]): part for part in text.split("\n## ")[1:]}
-    return re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", sections[file], flags=re.MULTILINE)
+    return sections[file]
 
 
 def found(schema: pa.Schema) -> Columns:

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from documented_schemas import documented
+from documented_schemas import documented, documented_fields
 from documented_schemas import found as found_columns
 
 from agman.errors import InvalidInput
@@ -160,6 +160,7 @@ def check_second(lake: Lake, first: Manifest, second: Manifest) -> None:
     assert page.count("data:image/") >= len(FASHIONAI)
     report = json.loads(lake.store.read(f"snapshots/{second.id}/report.json").body)
     assert (report["snapshot"], report["counts"]["added"]) == (second.id, len(added))
+    assert set(report) == documented_fields("snapshots/<id>/report.json")
     assert [night["snapshot"] for night in report["nights"]] == [second.parent, second.id]
     assert all(night["recall"].keys() == set(FASHIONAI.names) for night in report["nights"])
     assert page.count('class="cloud') >= len(FASHIONAI)
