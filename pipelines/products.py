@@ -82,7 +82,7 @@ class Products:
     def labels_of(self, numbers: Sequence[int]) -> list[dict[str, list[str]]]:
         """Return the labels of rows of the catalog, by attribute, in the order asked for."""
         found = self.rows(
-            "select file_row_number as number, labels from numbered where list_contains(?, file_row_number)",
+            "select file_row_number as number, labels from numbered where file_row_number in (select unnest(?))",
             [list(numbers)],
         )
         labels = {row["number"]: row["labels"] or {} for row in found}
