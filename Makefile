@@ -2,20 +2,26 @@
 PYTHON ?= python3
 LAKE ?= ./demo-lake
 BIN := .venv/bin
+# Each has a Ray and an S3 server of its own on loopback. More than cores, since tests wait for half of their time.
+PROCESSES ?= 3
 TESTS ?= tests/unit tests/integration tests/browser tests/multi_node
+
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# Python keeps what it compiled of this repository: a suite starts hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test coverage bench docs lint clean
 
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py --lake $(LAKE)
 
-# Fast tests first, a file at a time on each of two processes, which start a Ray and an S3 server of their own on loopback.
+# A file at a time on each process; tests/conftest.py says in which order.
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(PYTEST) $(TESTS)
 
 # The same with the share of lines that it runs, which costs a third more time: Ray's workers are traced too.
 coverage: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(TESTS)
+	$(PYTEST) --cov --cov-report=term:skip-covered $(TESTS)
 
 # The figures of speed that README lists, measured small: at most 20 minutes, on a machine that does nothing else.
 # Environments of what is compared with are made before, into .benchmarks; the figures lie in .benchmarks/bench.json.

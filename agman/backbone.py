@@ -9,11 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import get_model
-from torchvision.models.resnet import ResNet
 
 from agman.errors import CheckpointMismatch, InvalidInput
 from agman.tensor_files import read_tensor_file
+from agman.vision import ResNet, get_model
 
 IMAGENET = "imagenet"
 """Asks torchvision for its ImageNet-1k weights, version 1, downloaded once into torch's cache."""

@@ -19,6 +19,7 @@ from agman.prototypes import Prototypes
 from agman.taxonomy import Taxonomy
 from agman.tensor_files import read_tensor_file
 from agman.transforms import Preprocess
+from agman.unfilled import unfilled
 
 WEIGHTS = "weights.safetensors"
 """Name of the file of tensors within a model's folder."""
@@ -210,7 +211,7 @@ def _assemble(
     config: ModelConfig, num_attributes: int, weights: Mapping[str, Tensor], source: str | Path
 ) -> Network:
     """Put verified tensors into a network that was never initialised."""
-    with torch.device("meta"):
+    with unfilled():
         model = build_network(config, num_attributes)
     expected = model.state_dict()
     for name, tensor in expected.items():

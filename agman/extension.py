@@ -16,6 +16,7 @@ from agman.errors import InvalidInput
 from agman.model import AGMAN, Network
 from agman.prototypes import Prototypes, most_values
 from agman.taxonomy import Attribute, Taxonomy
+from agman.unfilled import unfilled
 
 ROWS = ("attr_embedding.weight", "masks.weight", "backbonenet.fc_embed.weight", "backbonenet.fc_embed.bias")
 """The tables that have a row for each attribute."""
@@ -35,7 +36,7 @@ def extend(network: Network) -> AGMAN:
             f"an attribute is added to AG-MAN alone: expected head agman, found {network.config.head}; train "
             "the baseline anew with all attributes"
         )
-    with torch.device("meta"):
+    with unfilled():
         extended = AGMAN(network.config, network.num_attributes + 1)
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     for name in ROWS:

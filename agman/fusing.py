@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from agman.errors import InvalidInput
+from agman.vision import BasicBlock, Bottleneck
 
 
 def fuse_blocks(network: nn.Module) -> None:

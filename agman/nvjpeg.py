@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from agman.errors import BadSample
 from agman.images import MAX_PIXELS, ImageHeader, probe
 from agman.transforms import Preprocess, read_pixels
+from agman.vision import ImageReadMode, decode_jpeg
 
 MAX_ASPECT = 4
 """Longer pictures are cropped before they are scaled, which only the other rule does."""

@@ -11,6 +11,7 @@ os.environ["RAY_TMPDIR"] = str(RAY_FOLDER)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = "60"
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a process for each training
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["XDG_CACHE_HOME"] = str(RAY_FOLDER / "cache")  # what readers remember goes with the tests
 
@@ -23,6 +24,34 @@ from agman.taxonomy import FASHIONAI, Taxonomy  # noqa: E402
 from agman.transforms import Preprocess  # noqa: E402
 
 pytest_plugins = ["loopback"]
+TESTS = Path(__file__).parent
+LONG = (
+    "integration/test_training.py",
+    "multi_node/test_training.py",
+    "integration/test_crash_points.py",
+    "browser/test_search_page.py",
+    "multi_node/test_nights.py",
+    "integration/test_nights_state_machine.py",
+    "integration/test_serve.py",
+    "integration/test_resume.py",
+    "integration/test_jobs.py",
+)
+"""Files of a minute or more, longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with unit tests, which tell most in a minute, and then with what takes longest.
+
+    Processes take a file at a time: one that began a long file last would work on alone.
+    """
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(TESTS).as_posix()
+        if name.startswith("unit/"):
+            return -1
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
+
+from agman.vision import BasicBlock, ResNet
 
 NAME = "resnet18"
 

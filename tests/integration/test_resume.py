@@ -9,25 +9,32 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from called_jobs import call
+from inline_ray import inline_ray
 
 from pipelines.lake import Lake, bytes_sha256
 from pipelines.models import list_models
 from pipelines.storage.s3_connection import shared_filesystem
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "generated:num_images=64,seed=3,size=64"
 NUM_SHARDS = 16
+JOB = "embed_catalog.py"
 
 
-def start(lake: Lake, model: Path) -> subprocess.Popen:
-    arguments = [
+def words(lake: Lake, model: Path) -> list[str]:
+    return [
         f"--lake={lake.url}", f"--source={SOURCE}", f"--model={model}", "--shards.images-per-shard=4",
         "--embed.num-workers=1", "--embed.batch-size=1", "--embed.precision=float32",
     ]  # fmt: skip
+
+
+def start(lake: Lake, model: Path) -> subprocess.Popen:
+    """Start the job in a process and with a Ray of its own, so that a kill ends all of it."""
     return subprocess.Popen(
-        [sys.executable, "jobs/embed_catalog.py", *arguments],
+        [sys.executable, f"jobs/{JOB}", *words(lake, model)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -36,9 +43,10 @@ def start(lake: Lake, model: Path) -> subprocess.Popen:
     )
 
 
-def finish(job: subprocess.Popen) -> None:
-    said, _ = job.communicate(timeout=240)
-    assert job.returncode == 0, said.decode()
+def run(lake: Lake, model: Path) -> None:
+    """Run the job to its end, in this process."""
+    ended = call(JOB, *words(lake, model))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def written(lake: Lake, folder: str) -> dict[str, datetime]:
@@ -75,13 +83,14 @@ def test_a_killed_run_goes_on_where_it_was(
     done = [name for name in before if name.startswith("receipts/embeddings")]
     assert 1 <= len(done) < NUM_SHARDS
 
-    finish(start(broken, tiny_model))
+    run(broken, tiny_model)
     after = written(broken, "receipts")
     assert {name: after[name] for name in before} == before
     assert {name: written(broken, "embeddings")[name] for name in parts_before} == parts_before
     (model,) = list_models(broken)
     assert sum(name.startswith(f"receipts/embeddings/{model}/") for name in after) == NUM_SHARDS
 
-    finish(start(unbroken, tiny_model))
+    with inline_ray():
+        run(unbroken, tiny_model)
     for folder in ("shards", "embeddings"):
         assert digests(broken, folder) == digests(unbroken, folder)
