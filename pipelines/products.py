@@ -81,11 +81,6 @@ class Products:
             [list(parts), attribute, attribute, count],
         )
 
-    def number_of(self, key: str) -> int | None:
-        """Return which row of the catalog a product is; None where there is no such key."""
-        found = self.cursor().execute("select file_row_number from numbered where key = ?", [key]).fetchone()
-        return None if found is None else int(found[0])
-
     def numbers_with(self, text: str) -> NDArray[np.int64]:
         """Return, ascending, the rows of products whose key or another text holds a text, in any case."""
         names = ["key", *(name for name, kind in self.own_columns.items() if kind == "string")]

@@ -230,7 +230,7 @@ class Searcher:
 
     def find(self, key: str) -> dict[str, Any] | None:
         """Return a product's catalog row; None where there is no such key."""
-        number = self.products.number_of(key)
+        number = self._catalog.number_of(key)
         return None if number is None else self._catalog.read([number])[0]
 
     def page(self, text: str, limit: int, offset: int) -> tuple[list[dict[str, Any]], int]:
