@@ -33,7 +33,7 @@ from benchmarks.script_runs import Outcome, Script, run
 
 SCRIPTS = (
     Script("embedder", ("--batch", "8"), 45),
-    Script("sharding", ("--num-images", "2048", "--images-per-shard", "256", "--embedded", "16"), 140),
+    Script("sharding", ("--num-images", "1024", "--images-per-shard", "128", "--embedded", "16"), 95),
     Script(
         "line",
         ("--num-images", "192", "--images-per-shard", "48", "--rounds", "3", "--no-oversubscription"),
@@ -56,6 +56,12 @@ SCRIPTS = (
         ("--rows", "100000", "--max-memory-gib", "0.02", "--queries", "100", "--rounds", "3"),
         140,
         name="search compressed",
+    ),
+    Script(
+        "serve",
+        ("--images", "200", "--trunk", "resnet18", "--image-size", "64", "--seconds", "0.7", "--most-callers",
+         "16"),
+        60,
     ),
     Script("parquet", ("--rows", "20000"), 15),
     Script("growth", ("--num-images", "1000"), 105),

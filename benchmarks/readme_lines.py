@@ -175,6 +175,18 @@ LINES = (
         ),
     ),
     Line(
+        "serve",
+        "search service, one replica",
+        (
+            "{requests_s:.0f} requests/s",
+            "p99 {p99_ms:.0f} ms",
+            "{share_of_floor:.2f} of the floor alone",
+            "{failed_during_publish:.0f} failed while a night published",
+        ),
+        "`/healthz` and a bare search",
+        (Bound("failed_during_publish", at_most=0),),
+    ),
+    Line(
         "parquet",
         "bytes of the embedding column",
         ("{bytes_over_float16:.2f} times float16's", "{bytes_over_default:.2f} of default settings"),

@@ -12,7 +12,8 @@ not answered with 200 meanwhile. `refused_share` is of the last load, and `faile
 answered nor refused cleanly.
 
 Floor: `/healthz`, which does nothing, through the same proxy with as many callers; and one search in this
-process, without a service around it.
+process, without a service around it. `share_of_floor` is what both take, one caller alone, of what a request
+by key takes then (`p50_ms_alone`).
 """
 
 import asyncio
@@ -131,7 +132,9 @@ def main(options: Options) -> None:
         with _served(options, lake, url):
             target = Target(url, lake, snapshots, [row["key"] for row in rows], pictures)
             figures, floor, loads = measure(target, options)
-    report("serve", _table(options, loads), figures, floor | {"bare_search_ms": bare_ms}, options.results)
+    floor["bare_search_ms"] = bare_ms
+    figures["share_of_floor"] = (floor["p50_ms_alone"] + bare_ms) / figures["p50_ms_alone"]
+    report("serve", _table(options, loads), figures, floor, options.results)
 
 
 def measure(
@@ -142,11 +145,13 @@ def measure(
     loads = {name: asyncio.run(climb(asked[name], options, target)) for name in ("key", "upload")}
     best = {name: best_of(found) for name, found in loads.items()}
     idle = asyncio.run(_load(asked["healthz"], best["key"].callers, options.seconds, target))
+    alone = asyncio.run(_load(asked["healthz"], 1, options.seconds, target))
     during = asyncio.run(_during_publish(asked["key"], max(1, best["key"].callers // 2), options, target))
     every = [load for found in loads.values() for load in found]
     last = loads["key"][-1]
     figures = {
         "requests_s": best["key"].rate,
+        "p50_ms_alone": loads["key"][0].percentile(50),
         "p50_ms": best["key"].percentile(50),
         "p99_ms": best["key"].percentile(99),
         "uploads_s": best["upload"].rate,
@@ -157,8 +162,12 @@ def measure(
         "requests_during_publish": float(during.codes.total()),
         "p99_ms_during_publish": during.percentile(99),
     }
-    floor = {"requests_s": idle.rate, "p99_ms": idle.percentile(99)}
-    return figures, floor, {**loads, "healthz": [idle], "key, publishing": [during]}
+    floor = {
+        "requests_s": idle.rate,
+        "p50_ms_alone": alone.percentile(50),
+        "p99_ms": idle.percentile(99),
+    }
+    return figures, floor, {**loads, "healthz": [alone, idle], "key, publishing": [during]}
 
 
 def best_of(loads: Sequence[Load]) -> Load:

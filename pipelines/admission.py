@@ -6,6 +6,7 @@ own labels know better: a product that they give the attribute is never left out
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import duckdb
@@ -57,17 +58,22 @@ class Admission:
         self._num_products = num_products
         self._settled: OrderedDict[tuple[frozenset[str], Filters], Admitted] = OrderedDict()
 
-    def admit(self, db: duckdb.DuckDBPyConnection, having: frozenset[str], filters: Filters = ()) -> Admitted:
+    def admit(
+        self,
+        connect: Callable[[], duckdb.DuckDBPyConnection],
+        having: frozenset[str],
+        filters: Filters = (),
+    ) -> Admitted:
         """Return who may answer.
 
         Args:
-            db: with the catalog as the view `numbered`.
+            connect: gives a connection with the catalog as the view `numbered`; not for what is settled.
             having: attributes; pictures that the model says to lack one are left out, unless labelled
                 with it.
             filters: on the catalog's columns.
         """
         question = (having, filters)
-        found = self._settled.get(question) or self._settle(db, having, filters)
+        found = self._settled.get(question) or self._settle(connect(), having, filters)
         self._settled[question] = found
         while len(self._settled) > CACHED:
             self._settled.popitem(last=False)

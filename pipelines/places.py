@@ -7,12 +7,14 @@ catalog tells every place.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -118,22 +120,64 @@ class CatalogRows:
 
     def read(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return rows as plain Python, in the order asked for."""
-        rows = []
-        for number in numbers:
-            group = int(np.searchsorted(self._starts, number, side="right")) - 1
+        rows: dict[int, dict[str, Any]] = {}
+        for group, within in by_start(numbers, self._starts).items():
             with self._lock:
                 decoded = self._group(group)
-            row = decoded.slice(number - int(self._starts[group]), 1)
-            rows += row.to_pylist(maps_as_pydicts="strict")
-        return rows
+            # All rows of a group at once: of a row taken alone, most of the time is Arrow's own.
+            taken = decoded.take(within).to_pylist(maps_as_pydicts="strict")
+            rows |= zip((int(self._starts[group]) + row for row in within), taken, strict=True)
+        return [rows[number] for number in numbers]
+
+    def number_of(self, key: str) -> int | None:
+        """Return which row a key is; None where there is none.
+
+        The table is sorted by key, so one row group may hold it; DuckDB takes longer to plan the question.
+        """
+        for group, bounds in enumerate(self._bounds):
+            if bounds and not bounds[0] <= key <= bounds[1]:
+                continue
+            with self._lock:
+                decoded = self._group(group)
+            row = pc.index(decoded["key"], key).as_py()
+            if row >= 0:
+                return int(self._starts[group]) + int(row)
+        return None
+
+    @cached_property
+    def _bounds(self) -> list[tuple[str, str] | None]:
+        """The least and the largest key of each row group, where it tells them."""
+        metadata = self._file.metadata
+        told = []
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = (group.column(place) for place in range(group.num_columns))
+            told.append(next(each for each in columns if each.path_in_schema == "key").statistics)
+        return [(each.min, each.max) if each and each.has_min_max else None for each in told]
 
     def _group(self, number: int) -> pa.Table:
         if number not in self._decoded:
-            self._decoded[number] = self._file.read_row_group(number)
+            # In one piece: of several, `take` would join all strings each time.
+            self._decoded[number] = self._file.read_row_group(number).combine_chunks()
             while len(self._decoded) > 1 and sum(map(len, self._decoded.values())) > CACHED_ROWS:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(number)
         return self._decoded[number]
+
+
+def by_start(positions: Sequence[int], starts: Rows) -> dict[int, list[int]]:
+    """Return the blocks that positions lie in, each with the positions as counted from its start.
+
+    Args:
+        positions: counted over all blocks.
+        starts: [N + 1], first position of each block and their total.
+    """
+    asked = np.unique(np.asarray(positions, np.int64))
+    blocks = np.searchsorted(starts, asked, side="right") - 1
+    return {
+        int(block): [int(row) for row in asked[blocks == block] - starts[block]]
+        for block in np.unique(blocks)
+    }
 
 
 def _first_rows(manifest: Manifest) -> dict[str, int]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from agman.errors import InvalidInput
 from agman.taxonomy import position_in
@@ -82,31 +84,21 @@ class Products:
     def labels_of(self, numbers: Sequence[int]) -> list[dict[str, list[str]]]:
         """Return the labels of rows of the catalog, by attribute, in the order asked for."""
         found = self.rows(
-            "select file_row_number as number, labels from numbered where file_row_number in (select unnest(?))",
+            """select file_row_number as number, labels from numbered
+            where file_row_number in (select unnest(?))""",
             [list(numbers)],
         )
         labels = {row["number"]: row["labels"] or {} for row in found}
         return [labels[number] for number in numbers]
 
-    def page(self, text: str, limit: int, offset: int) -> tuple[list[Row], int]:
-        """Return some products in the order of their keys, and how many there are.
-
-        Args:
-            text: that the key or another text of theirs holds, in letters of any case; empty: all products.
-            limit: most products.
-            offset: products before the first one.
-        """
+    def numbers_with(self, text: str) -> NDArray[np.int64]:
+        """Return, ascending, the rows of products whose key or another text holds a text, in any case."""
         names = ["key", *(name for name, kind in self.own_columns.items() if kind == "string")]
         terms = [f"contains(lower({quoted(name)}::varchar), lower(?))" for name in names]
-        condition = " or ".join(terms) if text else "true"
-        parameters = [text] * len(names) if text else []
-        found = self.rows(
-            f"select * exclude (file_row_number) from numbered where {condition} "
-            "order by file_row_number limit ? offset ?",
-            [*parameters, limit, offset],
+        found = self.cursor().execute(
+            f"select file_row_number from numbered where {' or '.join(terms)} order by 1", [text] * len(names)
         )
-        counted = self.rows(f"select count(*) as number from catalog where {condition}", parameters)
-        return found, int(counted[0]["number"])
+        return np.asarray(found.fetchnumpy()["file_row_number"], np.int64)
 
     def pictures_where(self, column: str, value: Any) -> frozenset[str]:
         """Return the sha256 of the products of which a column of the shop's own holds a value."""

@@ -4,7 +4,7 @@ Who may answer is settled by `admission.py`. Once `warm`, a searcher answers sev
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from pipelines.filters import Filters
 from pipelines.index import read_ids
 from pipelines.lake import Lake
 from pipelines.parts import Shown, read_embeddings
-from pipelines.places import CatalogRows, Places, Rows
+from pipelines.places import CatalogRows, Places, Rows, by_start
 from pipelines.products import Products
 from pipelines.query_model import QueryModel
 from pipelines.retrieval import AttributeIndex, SearchThreads, nearest_of_all
@@ -193,7 +193,25 @@ class Searcher:
 
     def shown_on(self, row: Mapping[str, Any]) -> dict[str, Shown]:
         """Return what the model says that a catalog row's picture shows, by attribute."""
-        return self.shown_at(self._places.position(row["part"], row["row"]))
+        return self.shown_on_all([row])[0]
+
+    def shown_on_all(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Shown]]:
+        """Return the same for several rows, which is faster than one after the other."""
+        return self.shown_at([self._places.position(row["part"], row["row"]) for row in rows])
+
+    def shown_at(self, positions: Sequence[int]) -> list[dict[str, Shown]]:
+        """Return the same for index rows."""
+        shown: dict[int, dict[str, Shown]] = {}
+        for number, within in by_start(positions, self._places.starts).items():
+            shows = self._shows_of(self.manifest.groups[number])
+            said = (
+                shows["shows"].take(within).to_pylist()
+                if "shows" in shows.column_names
+                else [{}] * len(within)
+            )
+            first = int(self._places.starts[number])
+            shown |= {first + row: self._shown(each) for row, each in zip(within, said, strict=True)}
+        return [shown[position] for position in positions]
 
     def shows(self) -> pa.ChunkedArray:
         """Return what the model says of each live picture: a struct with a field an attribute, or null."""
@@ -230,13 +248,6 @@ class Searcher:
         """Return how many products a search with `having` leaves out for lack of an attribute."""
         return self._admit(frozenset(having), filters).num_hidden
 
-    def shown_at(self, position: int) -> dict[str, Shown]:
-        """Return what the model says of an index row, by attribute."""
-        number = int(np.searchsorted(self._places.starts, position, side="right")) - 1
-        shows = self._shows_of(self.manifest.groups[number])
-        row = position - int(self._places.starts[number])
-        return self._shown(shows["shows"][row].as_py() if "shows" in shows.column_names else {})
-
     def _shown(self, shows: Mapping[str, Any]) -> dict[str, Shown]:
         return {name: Shown(**(shows.get(name) or {})) for name in self.attributes}
 
@@ -247,6 +258,22 @@ class Searcher:
             InvalidInput: if the snapshot has no such key.
         """
         return self.products.row_of(key)
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Return a product's catalog row; None where there is no such key."""
+        number = self._catalog.number_of(key)
+        return None if number is None else self._catalog.read([number])[0]
+
+    def page(self, text: str, limit: int, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """Return some products in the order of their keys, and how many there are.
+
+        Args:
+            text: that the key or another text of theirs holds, in letters of any case; empty: all products.
+            limit: most products.
+            offset: products before the first one.
+        """
+        numbers = self.products.numbers_with(text) if text else np.arange(self.num_products)
+        return self._catalog.read(numbers[offset : offset + limit].tolist()), len(numbers)
 
     def example_rows(self, attribute: str, count: int) -> list[dict[str, Any]]:
         """Return products to show a search with: held-out and labelled with the attribute where any is.
@@ -315,26 +342,26 @@ class Searcher:
         self, scored: Iterable[_Scored], k: int, exclude: Collection[str], admitted: Admitted
     ) -> list[Hit]:
         """Return the best k products of scored pictures."""
-        ranked = []
-        for item in scored:
-            products = [each for each in self._places.products(item.position) if admitted.passes(each)]
-            ranked += [(item, row) for row in self._catalog.read(products) if row["sha256"] not in exclude]
+        found = [
+            (item, product)
+            for item in scored
+            for product in self._places.products(item.position)
+            if admitted.passes(product)
+        ]
+        rows = self._catalog.read([product for _, product in found])
+        ranked = [
+            (item, row) for (item, _), row in zip(found, rows, strict=True) if row["sha256"] not in exclude
+        ]
         ranked.sort(key=lambda each: (-each[0].score, each[1]["sha256"], each[1]["key"]))
+        best = ranked[:k]
+        shows = self.shown_on_all([row for _, row in best])
         return [
-            Hit(
-                rank,
-                row["key"],
-                item.score,
-                item.scores,
-                row["sha256"],
-                row,
-                self.shown_at(item.position),
-            )
-            for rank, (item, row) in enumerate(ranked[:k], start=1)
+            Hit(rank, row["key"], item.score, item.scores, row["sha256"], row, shown)
+            for rank, ((item, row), shown) in enumerate(zip(best, shows, strict=True), start=1)
         ]
 
     def _admit(self, having: frozenset[str], filters: Filters = ()) -> Admitted:
-        return self._admission.admit(self.products.cursor(), having, filters)
+        return self._admission.admit(self.products.cursor, having, filters)
 
     @cached_property
     def _admission(self) -> Admission:
@@ -346,7 +373,7 @@ class Searcher:
 
     def _shows_of(self, group: Group) -> pa.Table:
         if group.name not in self._shows:
-            self._shows[group.name] = read_ids(self.lake, group, ["shows"])
+            self._shows[group.name] = read_ids(self.lake, group, ["shows"]).combine_chunks()
         return self._shows[group.name]
 
     def _index(self, attribute: str) -> AttributeIndex:

@@ -53,6 +53,10 @@ class ServedShop:
     pictures: dict[str, bytes]
     """By key."""
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def get(self, path: str, **options: object) -> requests.Response:
         return self.ask("GET", path, **options)
 
@@ -79,18 +83,23 @@ class ServedShop:
 
 @contextmanager
 def served_shop(folder: Path, untaught: Path) -> Iterator[ServedShop]:
-    """Publish two nights and serve the first; the second lacks the first product."""
+    """Serve a shop of a local lake."""
+    shop = published_shop(Lake(str(folder / "lake")), folder, untaught)
+    with started(folder, shop):
+        yield shop
+
+
+def published_shop(lake: Lake, folder: Path, untaught: Path) -> ServedShop:
+    """Publish two nights and then the first one again; the second lacks the first product."""
     garments = {key: drawing.sample_garment(key, 0) for key in KEYS}
     pictures = {key: drawing.draw_jpeg(key, 0, 0, 64) for key in KEYS}
-    lake = Lake(str(folder / "lake"))
     model = teach(untaught, garments, pictures, folder / "model")
     with inline_ray():
         snapshots = [night(lake, folder, pictures, keys, model) for keys in (KEYS, KEYS[1:])]
     (port,) = free_ports(1)
     shop = ServedShop(f"http://127.0.0.1:{port}", lake, (snapshots[0], snapshots[1]), pictures)
     shop.publish(snapshots[0])
-    with started(folder, shop):
-        yield shop
+    return shop
 
 
 def teach(untaught: Path, garments: dict, pictures: dict[str, bytes], folder: Path) -> Path:
@@ -145,7 +154,7 @@ def night(lake: Lake, folder: Path, pictures: dict[str, bytes], keys: list[str],
 def started(folder: Path, shop: ServedShop) -> Iterator[None]:
     """Run the job until the end of a `with`, and see that it ends well."""
     arguments = [
-        "--lake", shop.lake.url, "--port", shop.url.rpartition(":")[2], "--poll-s", "0.1",
+        "--lake", shop.lake.url, "--port", str(shop.port), "--poll-s", "0.1",
         "--product-column", "style", "--limits.upload-bytes", str(UPLOAD_BYTES),
         "--limits.pixels", str(PIXELS), "--limits.ongoing", "4", "--limits.queued", "8",
     ]  # fmt: skip

@@ -87,7 +87,7 @@ def draw_maps(searcher: Searcher) -> list[AttributeMap]:
     if len(positions) < 2:
         return []
     labels = searcher.labels_at(positions)
-    shows = [searcher.shown_at(int(position)) for position in positions]
+    shows = searcher.shown_at(positions.tolist())
     maps = []
     for attribute in searcher.attributes:
         said = [each[attribute].value for each in shows]

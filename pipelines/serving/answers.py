@@ -164,11 +164,11 @@ def products_answer(loaded: Loaded, rows: list[dict[str, Any]], total: int) -> P
         products=[
             Product(
                 key=row["key"],
-                predicted=predictions(loaded.searcher.shown_on(row)),
+                predicted=predictions(shows),
                 columns=loaded.columns_of(row),
                 picture=picture_address(row["key"]),
             )
-            for row in rows
+            for row, shows in zip(rows, loaded.searcher.shown_on_all(rows), strict=True)
         ],
     )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, Header, Query, Response, UploadFile
 from fastapi import Path as InPath
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
@@ -99,7 +100,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
 
 def _add_search(app: FastAPI, service: Service) -> None:
-    @app.post("/search", tags=["search"])
+    @app.post("/search", tags=["search"], response_model=answers.SearchAnswer)
     async def search(
         attributes: Annotated[str, Form(description=f"Weights by attribute, as JSON: {EXAMPLE_WEIGHTS}")],
         picture: Annotated[UploadFile | None, File(description="A picture to search with")] = None,
@@ -112,7 +113,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
         include_absent: Annotated[
             bool, Form(description="Also what the model says to lack an attribute of the query")
         ] = False,
-    ) -> answers.SearchAnswer:
+    ) -> Response:
         """Search with a picture, or with a product of the catalog."""
         asked = Asked(
             weights=read_weights(attributes),
@@ -131,10 +132,10 @@ def _add_search(app: FastAPI, service: Service) -> None:
             )
         with service.current.use() as loaded:
             if picture is not None:
-                return await service.search_picture(loaded, await picture.read(), asked)
-            return await service.search_key(loaded, str(key), asked)
+                return _json(await service.search_picture(loaded, await picture.read(), asked))
+            return _json(await service.search_key(loaded, str(key), asked))
 
-    @app.get("/similar/{key:path}", tags=["search"])
+    @app.get("/similar/{key:path}", tags=["search"], response_model=answers.SearchAnswer)
     async def similar(
         key: Key,
         attributes: Annotated[
@@ -144,7 +145,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
         filters: FilterText = "",
         exclude_same_product: bool = True,
         include_absent: bool = False,
-    ) -> answers.SearchAnswer:
+    ) -> Response:
         """Search with a product of the catalog."""
         asked = Asked(
             weights=read_words(attributes),
@@ -154,21 +155,21 @@ def _add_search(app: FastAPI, service: Service) -> None:
             include_absent=include_absent,
         )
         with service.current.use() as loaded:
-            return await service.search_key(loaded, key, asked)
+            return _json(await service.search_key(loaded, key, asked))
 
 
 def _add_products(app: FastAPI, service: Service) -> None:
-    @app.get("/products", tags=["search"])
+    @app.get("/products", tags=["search"], response_model=answers.Products)
     async def products(
         limit: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
         q: Annotated[
             str, Query(description="That the key or a text of a product holds", max_length=200)
         ] = "",
-    ) -> answers.Products:
+    ) -> Response:
         """List products of the catalog, in the order of their keys."""
         with service.current.use() as loaded:
-            return await service.products(loaded, q, limit, offset)
+            return _json(await service.products(loaded, q, limit, offset))
 
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
@@ -208,6 +209,11 @@ def _add_page(app: FastAPI) -> None:
     names = [path.relative_to(PAGE).as_posix() for path in sorted(PAGE.rglob("*")) if path.is_file()]
     for name in ("", *names):
         app.router.routes.append(Route(f"/{name}", endpoint=files, include_in_schema=False))
+
+
+def _json(answer: BaseModel) -> Response:
+    """Return an answer as it is: the framework would look through its hundreds of values once more."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _jpeg(drawn: Drawn) -> Response:

@@ -209,11 +209,11 @@ def _answer(loaded: Loaded, query: Query, question: Question, same: frozenset[st
 
 
 def _page(loaded: Loaded, text: str, limit: int, offset: int) -> answers.Products:
-    return answers.products_answer(loaded, *loaded.searcher.products.page(text, limit, offset))
+    return answers.products_answer(loaded, *loaded.searcher.page(text, limit, offset))
 
 
 def _row_of(loaded: Loaded, key: str) -> dict[str, Any]:
-    row = loaded.searcher.products.find(key)
+    row = loaded.searcher.find(key)
     if row is None:
         raise Refusal(
             404,

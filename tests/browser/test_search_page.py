@@ -1,5 +1,6 @@
 """The search page in a real browser, before a real service: what people do, and what can go wrong."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from pipelines.sources.drawing import draw_jpeg
@@ -20,6 +22,17 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobil
 MIN_TARGET = 44  # pixels
 KEY = "style-000003"
 SHARED = f"/?key={KEY}&like=neckline_design:60,sleeve_length:30"
+ORIENTATION = 0x0112  # of EXIF
+NOTE_SENT = """() => {
+    const {fetch} = window;
+    window.sent = [];
+    window.fetch = (path, options) => {
+        const picture = options.body?.get("picture");
+        if (picture) sent.push(picture);
+        return fetch(path, options);
+    };
+}"""
+SENT = "Promise.all(sent.map(async picture => [...new Uint8Array(await picture.arrayBuffer())]))"
 Open = Callable[..., Page]
 
 
@@ -126,6 +139,31 @@ def test_a_heat_map_lies_over_what_is_looked_at(open_page: Open) -> None:
     assert card.locator(".map").evaluate("map => map.naturalWidth") > 0
     page.locator("#title").hover()
     expect(card).not_to_have_class(re.compile("mapped"))
+
+
+@pytest.mark.parametrize("size", [(200, 300), (300, 200), (240, 240), (480, 600)])
+def test_a_heat_map_lies_over_the_centre_square_and_the_rest_is_dimmed(
+    open_page: Open, size: tuple[int, int]
+) -> None:
+    page = settled(open_page())
+    with searching(page):
+        upload(page, "white.png", encoded(Image.new("RGB", size, "white"), "PNG"))
+    frame = page.locator("#query-picture .frame")
+    frame.click()
+    expect(frame).to_have_class(re.compile("mapped"))
+    around, over = frame.bounding_box(), frame.locator(".map").bounding_box()
+    scale = min(around["width"] / size[0], around["height"] / size[1])
+    side = min(size) * scale
+    for place, length in (("x", "width"), ("y", "height")):
+        assert over[length] == pytest.approx(side, abs=1)
+        assert over[place] - around[place] == pytest.approx((around[length] - side) / 2, abs=1)
+    frame.evaluate("frame => Promise.all(frame.getAnimations({subtree: true}).map(each => each.finished))")
+    shown = picture_of(frame.screenshot()).convert("RGB")
+    middle = [round(length / 2) for length in shown.size]
+    beside = [round(max(at - long * scale / 2 + 3, 3)) for at, long in zip(middle, size, strict=True)]
+    assert shown.getpixel(tuple(middle)) != (128, 128, 128)
+    assert (shown.getpixel((middle[0], beside[1])) == (128, 128, 128)) == (size[1] > size[0])
+    assert (shown.getpixel((beside[0], middle[1])) == (128, 128, 128)) == (size[0] > size[1])
 
 
 def test_a_tap_pins_the_heat_map(open_page: Open) -> None:
@@ -256,16 +294,47 @@ def contrast(one: str, other: str) -> float:
 
 def test_what_is_no_picture_is_refused_with_advice(open_page: Open) -> None:
     page = settled(open_page())
-    upload(page, "notes.txt", b"a note")
-    expect(page.get_by_role("alert")).to_contain_text(
-        "\u201cnotes.txt\u201d is not a picture that can be read. Choose a JPEG"
-    )
-    upload(page, "IMG_1.heic", b"not decoded here")
-    expect(page.get_by_role("alert")).to_contain_text("Export the photo as JPEG first")
-    expect(page.get_by_role("heading", name="Or start from a product")).to_be_visible()
+    for name in ("notes.txt", "IMG_1.heic"):
+        upload(page, name, b"not decoded here")
+        expect(page.get_by_role("alert")).to_contain_text("The picture cannot be used. Send another picture")
+        expect(page.locator("#query-picture .frame")).to_have_class(re.compile("broken"))
+        page.get_by_role("button", name="Choose another picture").last.click()
+        expect(settled(page).get_by_role("heading", name="Or start from a product")).to_be_visible()
+        expect(page.get_by_role("alert")).to_be_hidden()
     with searching(page):
         upload(page, "street.jpg", draw_jpeg("street-photo", 7))
     expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_large_picture_is_sent_smaller(open_page: Open) -> None:
+    page = settled(open_page())
+    page.evaluate(NOTE_SENT)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6  # a phone's upright photo, held as a lying one
+    phone = encoded(Image.new("RGB", (4000, 3000), "teal"), "JPEG", exif=turned)
+    clear = encoded(Image.new("RGBA", (2000, 500)), "PNG")
+    small = encoded(Image.new("RGB", (1024, 640), "teal"), "PNG")
+    scan = encoded(
+        Image.new("RGB", (1500, 1000), "teal"), "TIFF", compression="tiff_lzw"
+    )  # which no Chromium shows
+    for body in (phone, clear, small, scan):
+        with searching(page):
+            upload(page, "street.jpg", body)
+    asked = list(dict.fromkeys(map(bytes, page.evaluate(SENT))))  # one search or two for each
+    assert [picture_of(body).size for body in asked[:2]] == [(768, 1024), (1024, 256)]
+    assert all(picture_of(body).format == "JPEG" for body in asked[:2])
+    assert picture_of(asked[1]).getpixel((9, 9)) == (255, 255, 255)
+    assert asked[2:] == [small, scan]
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    written = io.BytesIO()
+    image.save(written, kind, **options)
+    return written.getvalue()
+
+
+def picture_of(body: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(body))
 
 
 def test_a_product_that_is_gone_is_said_to_be(open_page: Open) -> None:

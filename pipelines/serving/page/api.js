@@ -3,9 +3,6 @@ import { byId } from "./dom.js";
 
 const KEPT = "look-alikes-token";
 
-/** The service, or the way to it, said no. */
-export class Refused extends Error {}
-
 let asking = null;
 
 async function request(path, options = {}) {
@@ -13,13 +10,13 @@ async function request(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const answer = await fetch(path, { ...options, headers }).catch((error) => {
     if (error.name === "AbortError") throw error;
-    throw new Refused("The service does not answer. Check the connection, then try again.");
+    throw new Error("The service does not answer. Check the connection, then try again.");
   });
   if (answer.status === 401) {
     if (token === sessionStorage.getItem(KEPT)) await askForToken(Boolean(token)); // else it was given meanwhile
     return request(path, options);
   }
-  if (!answer.ok) throw new Refused(await reason(answer));
+  if (!answer.ok) throw new Error(await reason(answer));
   return answer;
 }
 

@@ -2,17 +2,19 @@
 import { picturePath, showPicture } from "./api.js";
 import { make, spoken } from "./dom.js";
 import { mapOnLook } from "./heat.js";
-import { cosine, factLine, facts, lacks, plain, seen, titled } from "./words.js";
+import { factLine, facts, lacks, plain, seen, titled } from "./words.js";
 
 const HEIGHT = 400; // pixels: twice the height of a card on a phone, once on a desk
 
-/** An img of a product. */
+/** An img of a product or an upload. */
 export function photo(product, known, height = HEIGHT) {
   const about = [product.key, factLine(product.columns, known)].filter(Boolean).join(", ");
-  const image = make("img.photo", { alt: `Product ${about}`, loading: "lazy", decoding: "async" });
+  const alt = product.url ? "Your picture" : `Product ${about}`;
+  const image = make("img.photo", { alt, loading: "lazy", decoding: "async" });
   const fail = () => image.closest(".frame")?.classList.add("broken");
   image.onerror = fail;
-  showPicture(image, picturePath(product.key, height)).catch(fail);
+  if (product.url) image.src = product.url;
+  else showPicture(image, picturePath(product.key, height)).catch(fail);
   return image;
 }
 
@@ -72,17 +74,14 @@ export function resultCard(result, found) {
   if (found.both) button.append(make("span.both", "in both"));
   mapOnLook(button, { key: result.key }, () => main);
 
-  const bar = make("i");
-  bar.style.width = `${Math.max(0, Math.min(1, result.score)) * 100}%`;
   const isMix = attributes.length > 1;
   const head = make("p.said", isMix ? make("b", "Together") : value(result, found, main), score(result.score));
   const act = { onclick: () => found.more(result), "aria-haspopup": "dialog" };
   const more = make("button.more", act, "More like this for\u2026", spoken(` (${result.key})`));
-  const strength = make("div.strength", { "aria-hidden": "true" }, bar);
-  return make("li.card", { "data-key": result.key }, button, strength, head, isMix ? parts(result, found) : [], shop(result, known), more);
+  return make("li.card", { "data-key": result.key }, button, head, isMix ? parts(result, found) : [], shop(result, known), more);
 }
 
-const score = (number) => make("span.score", spoken("score "), cosine(number));
+const score = (number) => make("span.score", spoken("score "), number.toFixed(3)); // by two digits the best are all the same
 
 /** What the model names on a result, marked where the query has the same. */
 function value(result, { query }, attribute) {

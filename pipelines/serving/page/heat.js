@@ -16,6 +16,7 @@ export async function showMap(frame, query, attribute) {
       map.src = source;
       map.dataset.of = attribute;
       await map.decode().catch(() => {}); // refused where the card went away meanwhile
+      map.style.width = `${100 * seenShare(frame)}%`;
       URL.revokeObjectURL(source);
     }
     if (isWanted()) frame.classList.add("mapped");
@@ -24,6 +25,13 @@ export async function showMap(frame, query, attribute) {
   } finally {
     if (isWanted()) frame.classList.remove("mapping");
   }
+}
+
+/** Side of what the model sees, the picture's centre square, as a share of the frame's width. */
+function seenShare(frame) {
+  const { naturalWidth, naturalHeight } = frame.querySelector(".photo");
+  const ratio = naturalWidth / naturalHeight || 1; // 0 / 0 where there is no picture
+  return Math.min(1, 1 / ratio, (ratio * frame.clientHeight) / frame.clientWidth);
 }
 
 /**
@@ -42,8 +50,7 @@ export function mapOnLook(button, query, attribute) {
     onblur: hide,
     onclick: () => {
       button.setAttribute("aria-pressed", String(!isPinned()));
-      if (isPinned()) show();
-      else showMap(button, query, null);
+      (isPinned() ? show : hide)();
     },
   });
   button.setAttribute("aria-pressed", "false");

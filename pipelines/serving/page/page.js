@@ -162,7 +162,7 @@ async function readAll() {
   search.upload = uploads.get(history.state?.upload) ?? null;
   showControls(search, known, predicted(), change);
   await run();
-  if (wasUpload(location.search) && !search.upload) fail(new api.Refused(FROM_UPLOAD));
+  if (wasUpload(location.search) && !search.upload) fail(new Error(FROM_UPLOAD));
 }
 
 function listen() {

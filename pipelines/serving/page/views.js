@@ -37,7 +37,7 @@ export function showBusy(isBusy) {
   results.setAttribute("aria-busy", String(isBusy));
   if (!isBusy || results.children.length) return;
   const blanks = Array.from({ length: 8 }, () => make("li", make("div.frame")));
-  results.append(make("ul.grid.waiting", { "aria-hidden": "true" }, blanks));
+  results.append(make("ul.grid", { "aria-hidden": "true" }, blanks));
 }
 
 /** Show the picture that is searched with; its map follows the search's main attribute. */
@@ -45,8 +45,7 @@ export function showQuery(query, known, attribute) {
   const place = byId("query-picture");
   const name = query.key ?? query.id;
   if (shown !== name) {
-    const picture = query.file ? make("img.photo", { src: query.url, alt: "Your picture" }) : photo(query, known, 640);
-    const button = make("button.frame", picture, make("span.looks", "Attention map"));
+    const button = make("button.frame", photo(query, known, 640), make("span.looks", "Attention map"));
     mapOnLook(button, query, attribute);
     place.replaceChildren(button);
     shown = name;

@@ -16,9 +16,6 @@ export const counted = (number, what) => `${number.toLocaleString("en")} ${what}
 export const listed = (texts, last = "and") =>
   texts.length < 2 ? texts.join("") : `${texts.slice(0, -1).join(", ")} ${last} ${texts.at(-1)}`;
 
-/** A cosine with three digits: near the top of a good search two are all the same. */
-export const cosine = (number) => number.toFixed(3);
-
 /** What the model sees of an attribute, or "" where it names nothing. */
 export const seen = (said) => (said?.value && said.value !== "invisible" ? plain(said.value) : "");
 

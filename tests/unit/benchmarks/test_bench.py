@@ -21,7 +21,7 @@ def test_every_run_of_the_table_is_of_a_script_that_is_there() -> None:
     assert [line.run for line in LINES if line.run not in {script.name for script in bench.SCRIPTS}] == []
     names = [script.name for script in bench.SCRIPTS]
     assert len(set(names)) == len(names)
-    assert sum(script.seconds for script in bench.SCRIPTS) <= 18 * 60
+    assert sum(script.seconds for script in bench.SCRIPTS) <= 18.5 * 60
 
 
 def test_a_script_gives_the_figures_of_its_lines_and_says_how_far_it_is() -> None:

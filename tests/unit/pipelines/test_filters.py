@@ -118,12 +118,14 @@ def test_columns_say_what_they_hold(products: Products) -> None:
     assert found["kind"].values == ("dress", "top")
 
 
-def test_pictures_of_a_product_and_pages(products: Products) -> None:
+def test_products_are_found_by_key_text_and_column(products: Products) -> None:
     assert products.pictures_where("kind", "top") == {str(number) for number in range(15)}
     with pytest.raises(InvalidInput, match="unknown column 'uri'"):
         products.pictures_where("uri", "/secret")
-    rows, total = products.page("IT'S", 2, 1)
-    assert (total, [row["key"] for row in rows]) == (20, ["k03", "k06"])
-    assert products.page("%", 5, 0) == ([], 0)
+    numbers = products.numbers_with("IT'S").tolist()
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 20
+    assert {products.find(f"k{number:02}")["brand"] for number in numbers} == {"it's"}
+    assert products.numbers_with("%").tolist() == []
     assert products.find("k01")["brand"] == "A"
     assert products.find("k") is None

@@ -193,6 +193,19 @@ def test_weights_that_are_no_numbers_are_refused(searcher: Searcher, weight: flo
         searcher.check_weights({"collar_design": weight, "skirt_length": 1.0})
 
 
+def test_a_page_is_rows_in_the_order_of_the_catalog(filled: Any, searcher: Searcher) -> None:
+    keys = [row["key"] for row in filled.places()]
+    rows, total = searcher.page("", 5, 3)
+    assert ([row["key"] for row in rows], total) == (keys[3:8], len(keys))
+    rows, total = searcher.page("SHARD01-", 2, 1)
+    like = [key for key in keys if key.startswith("shard01-")]
+    assert ([row["key"] for row in rows], total) == (like[1:3], len(like))
+    assert searcher.page("", 5, len(keys)) == ([], len(keys))
+    assert searcher.find(keys[4]) == searcher.row_of(keys[4])
+    assert searcher.find("none") is None
+    assert searcher.shown_on_all(rows[::-1]) == [searcher.shown_on(row) for row in rows[::-1]]
+
+
 def test_an_unknown_key_names_its_nearest(searcher: Searcher) -> None:
     with pytest.raises(InvalidInput, match="shard03-1"):
         searcher.row_of("shard03-1x")

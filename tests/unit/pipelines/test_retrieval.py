@@ -136,3 +136,15 @@ def test_catalog_rows_are_held_up_to_a_bound(tmp_path: Path, monkeypatch: pytest
     assert [row["key"] for row in catalog.read(wanted)] == [str(n) for n in wanted]
     assert sum(map(len, catalog._decoded.values())) <= 25
     catalog.close()
+
+
+@pytest.mark.parametrize("write_statistics", [True, False])
+def test_a_key_is_found_in_the_row_group_that_may_hold_it(tmp_path: Path, write_statistics: bool) -> None:
+    keys = sorted(["", "é", "z/", "\U0001f457", *(f"k{n:02}" for n in range(20))])
+    pq.write_table(
+        pa.table({"key": keys}), tmp_path / "c", row_group_size=5, write_statistics=write_statistics
+    )
+    catalog = CatalogRows(tmp_path / "c")
+    assert [catalog.number_of(key) for key in keys] == list(range(len(keys)))
+    assert [catalog.number_of(key) for key in ("k", "k2", "zz", "\U0010ffff")] == [None] * 4
+    catalog.close()
