@@ -1,6 +1,7 @@
 """The night that adds an attribute to a lake with a past: merged parts, trained lists, parts that died."""
 
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
 from unittest.mock import patch
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from served import Served, catalog_rows, served
 
 from agman.taxonomy import FASHIONAI, Taxonomy
+from pipelines import retention
 from pipelines.embedding import EmbedOptions
 from pipelines.index import IndexOptions
 from pipelines.lake import Lake
@@ -130,7 +132,7 @@ def test_a_merged_part_that_lives_whole_keeps_its_files(shop: Shop) -> None:
 def test_inverted_lists_get_a_training_under_the_added_attribute(shop: Shop) -> None:
     lists = IndexOptions(exact_rows=8)
     shop.draw(*range(12))
-    shop.night(shop.model, lists)
+    first = shop.night(shop.model, lists)
     shop.draw(12, 13)
     before = shop.night(shop.model, lists)
     assert before.template is not None
@@ -150,6 +152,12 @@ def test_inverted_lists_get_a_training_under_the_added_attribute(shop: Shop) -> 
     later = shop.night(shop.extended, lists)
     assert (later.template, later.upkeep) == (extended.template, ())
     assert kept(extended).items() <= kept(later).items()
+    much_later = datetime.now(UTC) + timedelta(days=100)
+    found = retention.plan(shop.lake, keep_last=1, grace=timedelta(0), now=much_later)
+    assert first.id not in found.kept
+    assert not {entry.name for entry in later.entries()} & set(found.seen)
+    trained = {PurePosixPath(entry.name).stem for entry in later.template.files.values()}
+    assert not trained & {PurePosixPath(name).stem for name in found.seen}  # nor their receipts
 
 
 def test_a_dead_part_is_left_and_its_group_is_built_anew(shop: Shop) -> None:
