@@ -127,7 +127,8 @@ def _part_of(receipt: Receipt) -> Part:
 def _unit(model: str, chosen: Sequence[LiveRows]) -> Iterator[Unit]:
     if not chosen or (len(chosen) == 1 and len(chosen[0].rows) == chosen[0].part.num_rows):
         return
-    made_of = [[source.part.name, source.rows] for source in chosen]
+    # A part keeps its name where attributes are added to it; a copy of fewer must not pass for one of all.
+    made_of = [[source.part.name, source.rows, sorted(source.part.files)] for source in chosen]
     yield Unit(
         stage=f"embeddings/{model}",
         name=f"merged-{short_digest(made_of)}",

@@ -2,7 +2,8 @@
 
 The night is a second one: it deletes, edits, renames, doubles and adds pictures. What is published after the
 rerun must equal what an unbroken night publishes, and what a reader sees at the moment of the crash must be
-the first night's snapshot or the second's, whole.
+the first night's snapshot or the second's, whole. The same changes are also met by a model with an attribute
+added, on disk, killed before the first and the last write of each kind.
 """
 
 import json
@@ -24,6 +25,7 @@ import numpy as np
 import pytest
 import s3fs
 from conftest import make_model
+from extended_model import extended_model
 from inline_ray import inline_ray
 from narrow_trunk import narrow
 from PIL import Image
@@ -32,8 +34,8 @@ from served import Served, served
 from agman.taxonomy import FASHIONAI, Taxonomy
 from pipelines.lake import Lake
 from pipelines.lineage import find_damage
-from pipelines.models import list_models
-from pipelines.storage.objects import ObjectStore
+from pipelines.models import import_model, list_models
+from pipelines.storage.objects import FileEntry, ObjectStore
 from pipelines.storage.snapshots import current_manifest, read_pointer
 
 pytestmark = pytest.mark.integration
@@ -174,9 +176,31 @@ def night(root: str, zygotes: Zygotes, sources: tuple[Path, Path], narrow_model:
     lake = Lake(f"{root}/begin")
     assert zygotes.night(lake, sources[0], str(narrow_model))["status"] == 0
     (model,) = list_models(lake)
-    found = Night(lake.store, sources[1], model, served(lake), {}, [])
+    return unbroken_night(lake, root, zygotes, sources[1], model)
+
+
+@pytest.fixture(scope="module")
+def extension(
+    zygotes: Zygotes,
+    sources: tuple[Path, Path],
+    narrow_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Night:
+    """The same second night, on disk, under a model that has an attribute added."""
+    folder = tmp_path_factory.mktemp("extension")
+    lake = Lake(f"{folder}/begin")
+    assert zygotes.night(lake, sources[0], str(narrow_model))["status"] == 0
+    with patch("agman.backbone.get_model", narrow):
+        extended = extended_model(narrow_model, folder / "model", FASHIONAI.attributes[2])
+        model = import_model(lake, extended)
+    return unbroken_night(lake, str(folder), zygotes, sources[1], model)
+
+
+def unbroken_night(lake: Lake, root: str, zygotes: Zygotes, source: Path, model: str) -> Night:
+    """Run a night to its end on a copy of a lake, to know what it writes and publishes."""
+    found = Night(lake.store, source, model, served(lake), {}, [])
     unbroken = found.lake(root)
-    told = zygotes.night(unbroken, sources[1], model)
+    told = zygotes.night(unbroken, source, model)
     assert told["status"] == 0
     found.after, found.writes = served(unbroken), told["writes"]
     assert set(found.after) == {
@@ -211,6 +235,11 @@ def test_a_night_killed_at_any_write_ends_as_the_unbroken_one(
 ) -> None:
     tried = points(night, root)
     assert len(tried) >= 25
+    assert failures(night, root, zygotes, tried) == []
+
+
+def failures(night: Night, root: str, zygotes: Zygotes, tried: list[tuple[int, str]]) -> list[str]:
+    """Crash at some points, each on a lake of its own, and return what was wrong after any of them."""
 
     def crash(point: tuple[int, str]) -> str | None:
         try:
@@ -220,8 +249,7 @@ def test_a_night_killed_at_any_write_ends_as_the_unbroken_one(
         return None
 
     with inline_ray(), ThreadPoolExecutor(ZYGOTES) as pool:
-        failed = [said for said in pool.map(crash, tried) if said]
-    assert failed == []
+        return [said for said in pool.map(crash, tried) if said]
 
 
 def check_point(night: Night, root: str, zygotes: Zygotes, number: int, when: str) -> None:
@@ -239,6 +267,41 @@ def check_point(night: Night, root: str, zygotes: Zygotes, number: int, when: st
     assert find_damage(lake, manifest) == []
     assert manifest.night == 2
     assert read_pointer(lake).previous == manifest.parent
+
+
+@pytest.mark.timeout(600)  # some fifty nights: a quarter of a minute on two idle cores
+def test_a_killed_night_that_adds_an_attribute_ends_as_the_unbroken_one(
+    extension: Night, zygotes: Zygotes, tmp_path: Path
+) -> None:
+    begin = Lake(extension.begin.url)
+    old, added = embedding_files(begin), FASHIONAI.attributes[2].name
+    tried = first_and_last(extension.writes)
+    names = [extension.writes[number] for number, _ in tried]
+    assert {kind_of(name) for name in names} == set(KINDS.values())
+    assert any(f"attribute={added}" in name for name in names)
+    assert failures(extension, str(tmp_path), zygotes, tried) == []
+    for lake in map(Lake, map(str, tmp_path.iterdir())):
+        files = embedding_files(lake)
+        kept = {key: entry for key, entry in old.items() if (key[0], added) in files}
+        assert kept.items() <= files.items()
+        assert {part for part, _ in kept} == {part for part, _ in old}
+
+
+def first_and_last(writes: list[str]) -> list[tuple[int, str]]:
+    """Return the points before the first and the last write of each kind."""
+    of_kind: dict[str, list[int]] = {}
+    for number, write in enumerate(writes):
+        of_kind.setdefault(kind_of(write), []).append(number)
+    return sorted({(number, "before") for found in of_kind.values() for number in (found[0], found[-1])})
+
+
+def embedding_files(lake: Lake) -> dict[tuple[str, str], FileEntry]:
+    """Return the files of the published parts by part and attribute."""
+    return {
+        (part.name, name): entry
+        for part in current_manifest(lake).parts
+        for name, entry in part.files.items()
+    }
 
 
 def test_the_table_of_points_is_the_documents(night: Night) -> None:

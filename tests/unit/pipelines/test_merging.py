@@ -58,6 +58,9 @@ def test_merged_parts_are_filled_in_order_and_named_by_their_rows(
     assert [u.name for u in plan_merges(MODEL, sources, 3)] == [u.name for u in units]
     fewer = replace(sources[2], rows=(2, 3), digests=sources[2].digests[:2])
     assert [u.name for u in plan_merges(MODEL, [*sources[:2], fewer], 3)][1] != units[1].name
+    files = {**sources[2].part.files, "heel_height": sources[2].part.files["skirt_length"]}
+    extended = replace(sources[2], part=replace(sources[2].part, files=files))
+    assert [u.name for u in plan_merges(MODEL, [*sources[:2], extended], 3)][1] != units[1].name
 
 
 def test_a_single_whole_part_is_not_copied(small_lake: Any) -> None:
