@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -123,27 +122,21 @@ def run_shell(words: list[str], cwd: Path) -> Ended:
 def serve(words: list[str], cwd: Path, answers: dict[str, requests.Response]) -> Ended:
     """Start the service, ask it for its page and a search, and end it as a machine that shuts down does."""
     (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    with (cwd / "serve.log").open("wb") as log:
+    url, said = f"http://127.0.0.1:{port}", cwd / "serve.log"
+    with said.open("wb") as log:
         job = subprocess.Popen(
             [*words, f"--port={port}"], cwd=cwd, stdout=log, stderr=log, preexec_fn=dies_with_parent
         )
         try:
-            wait_until("service", lambda: job.poll() is not None or _is_up(url))
+            wait_until("service", lambda: job.poll() is not None or f"answers at {url}/" in said.read_text())
             for path in ("/", "/similar/SKU-17?attributes=neckline_design&include_absent=true"):
                 answers[path.split("?")[0]] = requests.get(url + path, timeout=60)
         finally:
             job.terminate()
             code = job.wait(timeout=60)
-    ended = Ended(words, code, (cwd / "serve.log").read_text(), "")
+    ended = Ended(words, code, said.read_text(), "")
     assert ended.returncode == 0, ended.stdout
     return ended
-
-
-def _is_up(url: str) -> bool:
-    with suppress(requests.ConnectionError):
-        return requests.get(f"{url}/healthz", timeout=60).status_code == 200
-    return False
 
 
 @pytest.fixture(scope="module")
