@@ -23,7 +23,10 @@ def main() -> None:
             return
         counts = manifest.counts
         run.say(f"published snapshot {manifest.id}, number {manifest.night} of {config.lake}")
-        run.say(f"  {counts['images_embedded']} pictures embedded, {counts['reused']} records reused")
+        run.say(
+            f"  {counts['images_embedded']} pictures embedded, {counts['reused']} records reused, "
+            f"{counts['quarantined']} quarantined"
+        )
         run.say(f"  report: {config.lake}/snapshots/{manifest.id}/report.html")
 
 

@@ -55,11 +55,11 @@ def serve(config: ServeConfig, run: telemetry.Run) -> None:
             token=token_digest(token) if token else None,
             folder=folder,
         ):
-            run.say(f"snapshot {snapshot} answers at http://{config.host}:{config.port}/ (API: /docs)")
-            if not token and config.host not in LOOPBACK:
-                run.say(f"whoever reaches this port can search: {TOKEN_VARIABLE} asks for a token")
             end = threading.Event()
             with on_signals(lambda *_: end.set()):
+                run.say(f"snapshot {snapshot} answers at http://{config.host}:{config.port}/ (API: /docs)")
+                if not token and config.host not in LOOPBACK:
+                    run.say(f"whoever reaches this port can search: {TOKEN_VARIABLE} asks for a token")
                 while not end.wait(LOOK_S):
                     pass
             run.say("ending: requests that were begun are answered")
