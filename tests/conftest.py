@@ -33,8 +33,8 @@ LONG = (
     "multi_node/test_nights.py",
     "integration/test_nights_state_machine.py",
     "integration/test_serve.py",
+    "integration/test_commands.py",
     "integration/test_resume.py",
-    "integration/test_jobs.py",
 )
 """Files of a minute or more, longest first."""
 
