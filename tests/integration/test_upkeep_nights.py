@@ -90,7 +90,7 @@ def test_small_parts_are_merged_and_answer_as_before(shop: Shop) -> None:
 def test_a_later_night_reads_no_embedding_or_index_that_stays(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.morning.SHOWN_ROWS", 1)
+    monkeypatch.setattr("pipelines.morning.newest.SHOWN_ROWS", 1)
     gates = GateOptions(probe_images=0)
     shop.draw(*range(5))
     first = shop.night(IndexOptions(), gates=gates)

@@ -90,7 +90,7 @@ def test_a_submitted_job_uploads_the_code_alone(checkout: Path, tmp_path: Path) 
         tops = {name.split("/")[0] for name in names}
         size = sum(entry.file_size for entry in uploaded.infolist())
     assert tops == {"agman", "pipelines", "jobs"}
-    assert {"jobs/nightly.py", "pipelines/templates/report.html.j2"} <= set(names)
+    assert {"jobs/nightly.py", "pipelines/morning/templates/report.html.j2"} <= set(names)
     assert size < UPLOAD_BYTES
 
 
