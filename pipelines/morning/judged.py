@@ -142,6 +142,15 @@ def by_attribute(gates: Sequence[Mapping[str, Any]], kind: str) -> dict[str, flo
     return {attribute: found for (name, attribute), found in named if name == kind and found is not None}
 
 
+def bound_of(gate: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Return the sign and the figure of what a gate expects; None where that is no bound."""
+    bound = re.fullmatch(r"(>=|<=|==)\s*(\S+)", str(gate.get("expected", "")))
+    try:
+        return (bound[1], float(bound[2])) if bound else None
+    except ValueError:
+        return None
+
+
 def measure_of(evaluation: Mapping[str, Any] | None) -> Measure:
     """Return what an evaluation measures; an older one does not say and is of MAP."""
     return MEASURES.get(str((evaluation or {}).get("measure")), MEASURES["map"])
@@ -261,14 +270,11 @@ def _kind_and_attribute(gate: Mapping[str, Any]) -> tuple[str, str]:
 
 def _slack(gate: Mapping[str, Any]) -> float:
     """How far a figure is inside its bound, negative outside; 0 where the bound cannot be read."""
-    bound = re.fullmatch(r"(>=|<=|==)\s*(\S+)", str(gate.get("expected", "")))
-    try:
-        found, limit = float(gate.get("found", "")), float(bound[2]) if bound else 0.0
-    except (TypeError, ValueError):
+    bound, found = bound_of(gate), number_of(gate.get("found"))
+    if bound is None or found is None:
         return 0.0
-    if bound is None:
-        return 0.0
-    return {">=": found - limit, "<=": limit - found, "==": -abs(found - limit)}[bound[1]]
+    sign, limit = bound
+    return {">=": found - limit, "<=": limit - found, "==": -abs(found - limit)}[sign]
 
 
 def _is_like(row: Mapping[str, Any], old: Mapping[str, Any] | None) -> bool:

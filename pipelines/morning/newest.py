@@ -36,6 +36,11 @@ class Cloud:
     path: str
     """Of an SVG in a box of `drawn.MAP`."""
 
+    @property
+    def has_colour(self) -> bool:
+        """Whether it is one value's, and not of those that have no colour of their own."""
+        return self.value not in (OTHERS, UNNAMED)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttributeMap:
@@ -93,8 +98,8 @@ def draw_maps(searcher: Searcher) -> list[AttributeMap]:
         said = [each[attribute].value for each in shows]
         given = [label_of(each, attribute) for each in labels]
         labelled = 2 * sum(value is not None for value in given) > sum(value is not None for value in said)
-        drawn = _map_of(attribute, searcher.vectors_at(attribute, positions), given if labelled else said)
-        maps.append(replace(drawn, labelled=labelled))
+        vectors, values = searcher.vectors_at(attribute, positions), given if labelled else said
+        maps.append(_map_of(attribute, vectors, values, labelled=labelled))
     return maps
 
 
@@ -103,7 +108,9 @@ def label_of(labels: Mapping[str, Sequence[str]], attribute: str) -> str | None:
     return next((value for value in labels.get(attribute) or () if value != INVISIBLE), None)
 
 
-def _map_of(attribute: str, vectors: NDArray[np.float32], values: Sequence[str | None]) -> AttributeMap:
+def _map_of(
+    attribute: str, vectors: NDArray[np.float32], values: Sequence[str | None], *, labelled: bool
+) -> AttributeMap:
     """Lay out the pictures that have a value; all where none has one."""
     named = np.array([value is not None for value in values])
     if named.sum() < 2:
@@ -118,7 +125,7 @@ def _map_of(attribute: str, vectors: NDArray[np.float32], values: Sequence[str |
         for value in (*most, OTHERS)
         if (groups == value).any()
     ]
-    return AttributeMap(attribute=attribute, clouds=tuple(clouds), labelled=False, explained=explained)
+    return AttributeMap(attribute=attribute, clouds=tuple(clouds), labelled=labelled, explained=explained)
 
 
 def principal_plane(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipelines.morning import drawn, judged, written
 from pipelines.morning.drawn import Chart, Spark
-from pipelines.morning.newest import AttributeMap, shares_of
+from pipelines.morning.newest import MAPPED, SHOWN_ROWS, AttributeMap, shares_of
 from pipelines.morning.searches import SearchExample
 from pipelines.pictures import to_data_uri
 
@@ -71,6 +71,8 @@ def render_page(
             trend_titles=titles,
             gallery=gallery,
             maps=maps,
+            mapped=MAPPED,
+            shown_rows=SHOWN_ROWS,
             shares=value_shares(known),
             broken=broken or {},
             spark_size=drawn.SPARK,
@@ -116,12 +118,10 @@ def _bounds(gates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the lower bounds that gates hold the trends to."""
     found = {}
     for trend, kind in (("recall", "recall@10"), ("probe", "probe cosine")):
-        expected = next(
-            (str(g.get("expected")) for g in gates if str(g.get("name")).startswith(f"{kind} ")), ""
-        )
-        number = expected.removeprefix(">=").strip()
-        if expected.startswith(">=") and number.replace(".", "", 1).isdigit():
-            found[trend] = float(number)
+        gate = next((gate for gate in gates if str(gate.get("name")).startswith(f"{kind} ")), {})
+        bound = judged.bound_of(gate)
+        if bound and bound[0] == ">=":
+            found[trend] = bound[1]
     return found
 
 

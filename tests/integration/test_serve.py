@@ -47,8 +47,6 @@ FUZZED = settings(
 )
 ONE = {"attributes": '{"neckline_design": 1}'}
 SLASHES = "women/dresses/A 17"
-ENDLESS_BLOCKS = 20_000
-"""Of 64 KiB: the proxy takes what comes while a busy replica finds the time to refuse."""
 
 
 @pytest.fixture
@@ -311,7 +309,7 @@ class TestRefusals:
 
         def blocks():
             yield b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\n'
-            for _ in range(ENDLESS_BLOCKS):
+            for _ in range(2000):
                 sent["blocks"] += 1
                 yield b"x" * 65536
 
@@ -320,7 +318,7 @@ class TestRefusals:
             refusal(shop.post("/search", data=blocks(), headers=headers), 413)
         except requests.ConnectionError:
             pass  # it was cut off while it still sent
-        assert sent["blocks"] < ENDLESS_BLOCKS
+        assert sent["blocks"] < 1000
 
     @pytest.mark.parametrize(
         ("form", "code", "where"),
@@ -475,7 +473,7 @@ def test_the_benchmark_climbs_until_it_is_refused_and_publishes_in_the_middle(sh
     assert [load.callers for load in loads["key"]] == [1, 2, 4, 8, 16]
     assert figures["refused_share"] > 0
     assert figures["failed"] == figures["failed_during_publish"] == 0
-    assert figures["requests_during_publish"] > 0
+    assert figures["requests_during_publish"] > 10
     assert {load.callers for load in loads["key, publishing"]} <= {1, 2, 4}
     assert 0 < figures["requests_s"] < floor["requests_s"]
     assert 0 < floor["p50_ms_alone"] < figures["p50_ms_alone"]

@@ -30,6 +30,25 @@ def test_a_jpeg_that_was_cut_off_is_drawn_up_to_the_cut(
     assert pixels[-PIXELS // 3 :].std() < 5
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, on damaged tags
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "WEBP", "BMP", "JPEG"])
+def test_no_damage_stops_a_report(
+    tmp_path: Path, allowed: Allowed, picture: Callable[..., bytes], kind: str
+) -> None:
+    """Pillow's readers raise whatever they meet: struct.error, IndexError, …; here are the worst of files."""
+    whole, random = picture(0, kind=kind), np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        damaged = bytearray(whole[: len(whole) if number % 2 else random.integers(1, len(whole))])
+        for place in random.integers(0, min(len(damaged), 200), 8):
+            damaged[place] = random.integers(0, 256)
+        path = tmp_path / str(number)
+        path.write_bytes(damaged)
+        rows.append(row(path))
+    drawn = draw_broken(rows, allowed)
+    assert all(image.size == (PIXELS, PIXELS) for image in drawn.values())
+
+
 def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_drawn(
     tmp_path: Path, allowed: Allowed, picture: Callable[..., bytes]
 ) -> None:

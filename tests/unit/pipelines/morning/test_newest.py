@@ -110,7 +110,7 @@ def test_a_snapshot_without_two_pictures_has_no_map(lake: Lake, tmp_path: Path) 
 def test_rare_values_share_a_colour_and_pictures_without_one_are_left_out() -> None:
     values = [value for value in "aaabbbccddeeffgghhiij" for _ in range(2)] + [None] * 5
     vectors = np.random.default_rng(0).standard_normal((len(values), 8)).astype(np.float32)
-    clouds = _map_of("x", vectors, values).clouds
+    clouds = _map_of("x", vectors, values, labelled=True).clouds
     assert {cloud.value: cloud.count for cloud in clouds} == {
         **dict.fromkeys("ab", 6), **dict.fromkeys("cdefghi", 4), OTHERS: 2,
     }  # fmt: skip
